@@ -1,0 +1,105 @@
+"""The mixture of two experts: two token streams, each through its own dense layers, joined only inside attention."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openlance.model.attention import Heads, RowGroup, attend
+from openlance.model.config import TransformerConfig
+from openlance.model.rope import Rotation, rotate
+
+Streams = tuple[Tensor | None, Tensor | None]
+"""(understanding (U, D), generation (G, D)); None where a batch has no token of a kind."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class Expert(nn.Module):
+    """One expert's share of a layer. Fused products: `qkv` (queries, keys, values) and `gate_up`."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, dim = config.hidden_size, config.head_dim
+        self.heads = (config.num_attention_heads, config.num_key_value_heads)
+        self.head_dim = dim
+        self.input_norm = RMSNorm(width, config.rms_norm_eps)
+        self.qkv = nn.Linear(width, (self.heads[0] + 2 * self.heads[1]) * dim)
+        self.q_norm = RMSNorm(dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(dim, config.rms_norm_eps)
+        self.output = nn.Linear(self.heads[0] * dim, width, bias=False)
+        self.mlp_norm = RMSNorm(width, config.rms_norm_eps)
+        self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, width, bias=False)
+
+    def project(self, x: Tensor, rotation: Rotation) -> Heads:
+        """Normed, rotated heads of the stream x (S, D)."""
+        num_heads, num_kv = self.heads
+        heads = self.qkv(self.input_norm(x)).unflatten(-1, (-1, self.head_dim))
+        query, key, value = heads.split([num_heads, num_kv, num_kv], 1)
+        return Heads(rotate(self.q_norm(query), rotation), rotate(self.k_norm(key), rotation), value)
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The stream after attention output `mixed` (S, heads * d) and the MLP."""
+        x = x + self.output(mixed)
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """One layer: project both streams, attend jointly, finish both."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.understanding = Expert(config)
+        self.generation = Expert(config)
+
+    def forward(self, index: int, streams: Streams, rotations: tuple[Rotation, Rotation], groups: list[RowGroup]) -> Streams:
+        u, g = streams
+        heads = (
+            None if u is None else self.understanding.project(u, rotations[0]),
+            None if g is None else self.generation.project(g, rotations[1]),
+        )
+        mixed_u, mixed_g = attend(index, heads, groups)
+        return (
+            None if u is None or mixed_u is None else self.understanding.finish(u, mixed_u),
+            None if g is None or mixed_g is None else self.generation.finish(g, mixed_g),
+        )
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Final-normed hidden states of both streams."""
+
+    understanding: Tensor | None
+    generation: Tensor | None
+
+
+class MixtureOfTransformers(nn.Module):
+    """The stack of layers and the final norms."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm_understanding = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm_generation = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, streams: Streams, rotations: tuple[Rotation, Rotation], groups: list[RowGroup]) -> Hidden:
+        for index, layer in enumerate(self.layers):
+            streams = layer(index, streams, rotations, groups)
+        u, g = streams
+        return Hidden(
+            None if u is None else self.norm_understanding(u),
+            None if g is None else self.norm_generation(g),
+        )
