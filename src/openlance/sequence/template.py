@@ -45,14 +45,14 @@ class Templates:
 
 OWN_WORDING = Templates(
     {
-        "t2i/image": "Draw the picture that is described.",
-        "t2v/video": "Make the clip that is described.",
-        "i2v/video": "Continue the given picture as a clip.",
-        "edit/image": "Change the picture as told and keep the rest.",
-        "edit/video": "Change the clip as told and keep the rest.",
-        "subject/image": "Draw a new picture with the given subjects.",
-        "subject/video": "Make a new clip with the given subjects.",
-        "understand/text": "Answer about what is shown.",
+        "t2i/image": "Draw.",
+        "t2v/video": "Film.",
+        "i2v/video": "Animate.",
+        "edit/image": "Edit.",
+        "edit/video": "Edit the clip.",
+        "subject/image": "Draw the subject.",
+        "subject/video": "Film the subject.",
+        "understand/text": "Look and answer.",
         "text/text": "Answer.",
     }
 )
