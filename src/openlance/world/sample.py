@@ -1,0 +1,236 @@
+"""Seeded samplers of scenes: the same `random.Random(seed)` gives the same scene on every machine."""
+
+import json
+import random
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+
+from openlance.world.palette import BACKGROUNDS, COLOURS, FONTS, NATURAL, SCENERIES, SHAPES, THINGS, visible
+from openlance.world.scene import EVENT_MOMENTS, GROWTH, Event, Motion, Object, Scene, Word, check_canvas, diameters, pose
+from openlance.world.splits import splits
+
+GAP = 0.04
+EDGE = 0.012
+BAND = 0.34  # share of the height a word keeps for itself
+SPINNING = tuple(k for k in SHAPES + THINGS if k not in ("circle", "ring", "football", "sun", "sunflower", "clock", "pizza"))
+FRAME_MOMENTS = tuple(i / 8 for i in range(9))
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What a sampled scene may hold. Probabilities are shares in [0, 1].
+
+    `objects` is (fewest, most); `size` fixes one size for all; `textures` is the share of textured shapes; `words` the share of scenes
+    with a word; `named` the share of objects put at one of the nine named places; `repeats` the share of scenes of one kind only;
+    `moving` makes a clip: every object moves or stands still and one may have an event; `held` asks for "seen" pairs only (training),
+    "unseen" pairs for every object (evaluation), or "any".
+    """
+
+    ring: int = 1
+    objects: tuple[int, int] = (1, 4)
+    size: str | None = None
+    textures: float = 0.4
+    words: float = 0.0
+    named: float = 0.5
+    repeats: float = 0.2
+    moving: bool = False
+    events: float = 0.2
+    held: str = "seen"
+    background: str | None = None
+
+
+def sample_scene(rng: random.Random, height: int = 128, width: int = 128, options: SceneOptions = SceneOptions()) -> Scene:
+    """A scene that fits the canvas: no two objects touch at any moment, nothing leaves the canvas, everything stands out from its background.
+
+    Asking for more objects than fit gives as many as fit (at 64 px that is one).
+    """
+    check_canvas(height, width)
+    background = options.background or sample_background(rng, options.ring)
+    word = sample_word(rng, height, width, background, options.held) if rng.random() < options.words else None
+    count = min(rng.randint(*options.objects), _capacity(height, width, word is not None))
+    while count:
+        for _ in range(12):
+            objects = _sample_objects(rng, Scene(height, width, background, (), word), count, options)
+            if objects:
+                return Scene(height, width, background, objects, word)
+        count -= 1
+    return Scene(height, width, background, (), word)
+
+
+def _capacity(height: int, width: int, word: bool) -> int:
+    """How many of the smallest objects fit side by side."""
+    step = min(diameters(height, width).values()) * 1.06 * min(height, width) + GAP * min(height, width)
+    free = height * (1 - BAND) if word else height
+    return max(1, int(width * 1.02 // step)) * max(1, int(free * 1.02 // step))
+
+
+def sample_background(rng: random.Random, ring: int) -> str:
+    """A plain background, in the second ring half the time a scenery."""
+    return rng.choice(list(SCENERIES)) if ring == 2 and rng.random() < 0.5 else rng.choice(list(BACKGROUNDS))
+
+
+@cache
+def _faded() -> frozenset[tuple[str, str, str]]:
+    raw = json.loads(files("openlance.world").joinpath("assets/faded.json").read_text())
+    return frozenset((background, kind, colour) for background, pairs in raw.items() for kind, colour in pairs)
+
+
+def stands_out(kind: str, colour: str, background: str) -> bool:
+    """True when an object of this kind and colour can be seen on the background."""
+    return visible(colour, background) if kind in SHAPES else (background, kind, colour) not in _faded()
+
+
+def allowed(kind: str, colour: str, background: str, held: str) -> bool:
+    """True when the pair may be sampled: visible, and on the asked side of the held-out split."""
+    return stands_out(kind, colour, background) and (held == "any" or splits().holds(kind, colour) == (held == "unseen"))
+
+
+def sample_looks(rng: random.Random, background: str, options: SceneOptions) -> tuple[str, str, str]:
+    """(kind, colour, texture) allowed on the background."""
+    while True:
+        thing = options.ring == 2 and rng.random() < 0.7
+        kind = rng.choice(THINGS if thing else SHAPES)
+        natural = thing and options.held != "unseen" and rng.random() < 0.5
+        colour = NATURAL if natural else rng.choice(list(COLOURS))
+        if allowed(kind, colour, background, options.held):
+            textured = not thing and rng.random() < options.textures
+            return kind, colour, rng.choice(("striped", "dotted")) if textured else "solid"
+
+
+def sample_word(rng: random.Random, height: int, width: int, background: str, held: str = "seen") -> Word:
+    """A word of the training list ("seen"), of the held-out list ("unseen") or of both, large enough to be read."""
+    lists = splits()
+    text = rng.choice({"seen": lists.words, "unseen": lists.held_words}.get(held, lists.words + lists.held_words))
+    colour = rng.choice([c for c in COLOURS if visible(c, background)])
+    return Word(
+        text, colour, rng.choice(FONTS), rng.choice(("top", "bottom")), 0.5 + rng.uniform(-0.03, 0.03), word_height(text, height, width)
+    )
+
+
+def word_height(text: str, height: int, width: int) -> float:
+    """Height of the capitals in short sides: 0.2, less where the word would not fit the width (a capital takes up to 1.05 of its height)."""
+    return min(0.2, 0.9 * width / min(height, width) / (1.05 * len(text)), 0.26 * height / min(height, width))
+
+
+def _sample_objects(rng: random.Random, empty: Scene, count: int, options: SceneOptions) -> tuple[Object, ...] | None:
+    """`count` objects placed one after the other, or None when one finds no room."""
+    repeated = sample_looks(rng, empty.background, options) if count > 1 and rng.random() < options.repeats else None
+    placed: list[Object] = []
+    actor = rng.randrange(count)
+    for index in range(count):
+        looks = repeated or sample_looks(rng, empty.background, options)
+        new = place_object(rng, replace(empty, objects=tuple(placed)), looks, options, active=index == actor)
+        if new is None:
+            return None
+        placed.append(new)
+    together = splits().holds_together({o.kind for o in placed})
+    return None if options.held == "seen" and together else tuple(placed)
+
+
+def place_object(
+    rng: random.Random, scene: Scene, looks: tuple[str, str, str], options: SceneOptions, active: bool = False, tries: int = 30
+) -> Object | None:
+    """A new object with these looks somewhere free on the canvas, None when no room was found. `active`: in a clip it must move or change."""
+    sizes = diameters(scene.height, scene.width)
+    act = _sample_act(rng, scene, looks[0], options, active)
+    for _ in range(tries):
+        size = options.size if options.size in sizes else rng.choice(list(sizes))
+        diameter = sizes[size] * rng.uniform(1.0, 1.06)
+        x, y = _sample_point(rng, scene, diameter, named=rng.random() < options.named)
+        o = _act(rng, scene, Object(*looks, size, x, y, diameter), act, options.held)
+        if fits(scene, o):
+            return o
+    return None
+
+
+def _sample_point(rng: random.Random, scene: Scene, diameter: float, named: bool) -> tuple[float, float]:
+    short = min(scene.height, scene.width)
+    rx, ry = diameter / 2 * short / scene.width, diameter / 2 * short / scene.height
+    if named:
+        column, row = rng.randrange(3), rng.randrange(3)
+        x, y = (column * 2 + 1) / 6 + rng.uniform(-0.06, 0.06), (row * 2 + 1) / 6 + rng.uniform(-0.06, 0.06)
+    else:
+        x, y = rng.uniform(0, 1), rng.uniform(0, 1)
+    return _inside(x, rx), _inside(y, ry)
+
+
+def _inside(value: float, radius: float) -> float:
+    return min(1 - radius - EDGE, max(radius + EDGE, value))
+
+
+def fits(scene: Scene, new: Object) -> bool:
+    """True when the object stays on the canvas, out of the word's band and apart from every other object at all moments of a clip."""
+    moments = FRAME_MOMENTS if scene.moves or new.motion.kind != "still" else (0.0,)
+    return all(_fits_at(scene, new, u) for u in moments)
+
+
+def _fits_at(scene: Scene, new: Object, u: float) -> bool:
+    short = min(scene.height, scene.width)
+    here = pose(new, u, 0.0)
+    turning = 1.2 if new.motion.kind == "spin" else 1.0
+    radius = here.diameter / 2 * turning
+    rx, ry = radius * short / scene.width, radius * short / scene.height
+    top = BAND if scene.word and scene.word.place == "top" else 0.0
+    bottom = 1 - BAND if scene.word and scene.word.place == "bottom" else 1.0
+    slack = 1e-6
+    if not (rx - slack <= here.x <= 1 - rx + slack and top + ry - slack <= here.y <= bottom - ry + slack):
+        return False
+    for other in scene.objects:
+        there = pose(other, u, 0.0)
+        reach = radius + there.diameter / 2 * (1.2 if other.motion.kind == "spin" else 1.0) + GAP
+        dx, dy = (here.x - there.x) * scene.width / short, (here.y - there.y) * scene.height / short
+        if not _apart(dx, dy, reach, here.diameter, there.diameter):
+            return False
+    return True
+
+
+def _apart(dx: float, dy: float, reach: float, first: float, second: float) -> bool:
+    """Boxes may come close corner to corner, never side to side."""
+    return max(abs(dx), abs(dy)) >= (first + second) / 2 + GAP or (dx * dx + dy * dy) ** 0.5 >= 1.2 * reach
+
+
+def _sample_act(rng: random.Random, scene: Scene, kind: str, options: SceneOptions, active: bool) -> str:
+    """What a new object does in a clip: a motion, "event" or "still". The active one never just stands still."""
+    if not options.moving or (not active and rng.random() < 0.7):
+        return "still"
+    return "event" if active and rng.random() < options.events else rng.choice(motions_of(kind, scene))
+
+
+def _act(rng: random.Random, scene: Scene, o: Object, act: str, held: str) -> Object:
+    if act == "still":
+        return o
+    return sample_event(rng, scene, o, held) if act == "event" else with_motion(rng, o, act)
+
+
+def motions_of(kind: str, scene: Scene) -> list[str]:
+    """Motions that can be seen for a kind on a canvas: what looks the same from all sides does not spin, small canvases leave no room to grow."""
+    room = min(scene.height, scene.width) >= 96
+    return ["left", "right", "up", "down", "blink", "bounce"] + ["spin"] * (kind in SPINNING and room) + ["grow", "shrink"] * room
+
+
+def with_motion(rng: random.Random, o: Object, kind: str) -> Object:
+    """The object with this motion; the start is moved so that the way fits the canvas, if it can."""
+    if kind in ("left", "right", "up", "down"):
+        travel = rng.uniform(0.28, 0.45)
+        shift = {"left": (travel / 2, 0), "right": (-travel / 2, 0), "up": (0, travel / 2), "down": (0, -travel / 2)}[kind]
+        return replace(o, x=o.x + shift[0], y=o.y + shift[1], motion=Motion(kind, travel))
+    if kind == "bounce":
+        travel = rng.uniform(0.2, 0.3)
+        return replace(o, y=o.y + travel / 2, motion=Motion(kind, travel))
+    if kind == "shrink":
+        return replace(o, diameter=o.diameter * GROWTH, motion=Motion(kind))
+    return replace(o, motion=Motion(kind))
+
+
+def sample_event(rng: random.Random, scene: Scene, o: Object, held: str = "seen") -> Object:
+    """The object with an event in the first or second half of the clip; only a moving object can stop."""
+    kind = rng.choice(("appear", "disappear", "recolour", "stop"))
+    when = rng.choice(EVENT_MOMENTS)
+    if kind == "stop":
+        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")))
+        return replace(moving, event=Event("stop", EVENT_MOMENTS[1]))
+    if kind == "recolour":
+        others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, held)]
+        return replace(o, event=Event("recolour", when, rng.choice(others))) if others else replace(o, event=Event("disappear", when))
+    return replace(o, event=Event(kind, when))
