@@ -1,5 +1,7 @@
 """Names and colour values of the world. They are a contract: prompts use the names and any judge may measure the colours (RGB, 0..255)."""
 
+import math
+
 Colour = tuple[int, int, int]
 
 COLOURS: dict[str, Colour] = {
@@ -49,7 +51,7 @@ MIN_CONTRAST = 60.0
 
 def distance(a: Colour, b: Colour) -> float:
     """Euclidean RGB distance, 0..442."""
-    return sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5
+    return math.dist(a, b)
 
 
 def background_colours(name: str) -> tuple[Colour, ...]:

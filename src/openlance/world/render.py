@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.resources import files
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -163,11 +164,9 @@ def background_image(name: str, height: int, width: int) -> Image.Image:
 @cache
 def _font(name: str, cap_height: int) -> ImageFont.FreeTypeFont:
     """The font at the size where capitals are `cap_height` px high."""
-    with files("openlance.world").joinpath(f"assets/{name}.ttf").open("rb") as file:
-        probe = ImageFont.truetype(file, 200)
-    _, top, _, bottom = probe.getbbox("H")
-    with files("openlance.world").joinpath(f"assets/{name}.ttf").open("rb") as file:
-        return ImageFont.truetype(file, 200 * cap_height / (bottom - top))
+    data = files("openlance.world").joinpath(f"assets/{name}.ttf").read_bytes()
+    _, top, _, bottom = ImageFont.truetype(BytesIO(data), 200).getbbox("H")
+    return ImageFont.truetype(BytesIO(data), 200 * cap_height / (bottom - top))
 
 
 @lru_cache(maxsize=4096)

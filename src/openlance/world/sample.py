@@ -41,7 +41,7 @@ class SceneOptions:
 
 
 def sample_scene(rng: random.Random, height: int = 128, width: int = 128, options: SceneOptions = SceneOptions()) -> Scene:
-    """A scene that fits the canvas: no two objects touch at any moment, nothing leaves the canvas, everything stands out from its background.
+    """A scene that fits the canvas: at all moments objects are apart, on the canvas, and stand out from the background.
 
     Asking for more objects than fit gives as many as fit (at 64 px that is one).
     """
@@ -109,7 +109,7 @@ def sample_word(rng: random.Random, height: int, width: int, background: str, he
 
 
 def word_height(text: str, height: int, width: int) -> float:
-    """Height of the capitals in short sides: 0.2, less where the word would not fit the width (a capital takes up to 1.05 of its height)."""
+    """Height of the capitals in short sides: 0.2, less where the word would not fit (a capital takes up to 1.05 of its height)."""
     return min(0.2, 0.9 * width / min(height, width) / (1.05 * len(text)), 0.26 * height / min(height, width))
 
 
@@ -131,7 +131,7 @@ def _sample_objects(rng: random.Random, empty: Scene, count: int, options: Scene
 def place_object(
     rng: random.Random, scene: Scene, looks: tuple[str, str, str], options: SceneOptions, active: bool = False, tries: int = 30
 ) -> Object | None:
-    """A new object with these looks somewhere free on the canvas, None when no room was found. `active`: in a clip it must move or change."""
+    """A new object with these looks somewhere free, None when no room was found. `active`: in a clip it must move or change."""
     sizes = diameters(scene.height, scene.width)
     act = _sample_act(rng, scene, looks[0], options, active)
     for _ in range(tries):
@@ -204,7 +204,7 @@ def _act(rng: random.Random, scene: Scene, o: Object, act: str, held: str) -> Ob
 
 
 def motions_of(kind: str, scene: Scene) -> list[str]:
-    """Motions that can be seen for a kind on a canvas: what looks the same from all sides does not spin, small canvases leave no room to grow."""
+    """Motions that can be seen: what looks the same from all sides does not spin, small canvases leave no room to grow."""
     room = min(scene.height, scene.width) >= 96
     return ["left", "right", "up", "down", "blink", "bounce"] + ["spin"] * (kind in SPINNING and room) + ["grow", "shrink"] * room
 

@@ -1,4 +1,4 @@
-"""A scene is plain data: canvas, background, objects, at most one word. Where everything is at any moment is computed here, drawn elsewhere.
+"""A scene is plain data: canvas, background, objects, at most one word; and where everything is at any moment.
 
 Units: x and y are shares of the canvas width and height, diameters are shares of the short side (the longer side of an object's box),
 moments u run from 0 (first frame) to 1 (last frame).
@@ -35,7 +35,7 @@ THIRD_MARGIN = 0.035
 
 @dataclass(frozen=True)
 class Motion:
-    """What an object does during the clip. `travel` is the way it goes (left, right, up, down) or the height it bounces, a share of the canvas."""
+    """What an object does in the clip. `travel` is the way it goes or the height it bounces, a share of the canvas."""
 
     kind: str = "still"
     travel: float = 0.0
@@ -72,7 +72,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Word:
-    """3 to 5 capital letters across the upper ("top") or lower ("bottom") third; `x` is the middle, `height` the capitals' height in short sides."""
+    """3 to 5 capitals across the upper ("top") or lower ("bottom") third; `x` is the middle, `height` theirs in short sides."""
 
     text: str
     colour: str

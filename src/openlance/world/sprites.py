@@ -40,5 +40,5 @@ def _recolour(cell: Image.Image, tint: str) -> Image.Image:
 
 @lru_cache(maxsize=4096)
 def sprite(thing: str, tint: str, size: int) -> Image.Image:
-    """RGBA picture (size, size) of a thing; its longer side touches the border. `tint` is a colour name or "natural". Shared: do not draw on it."""
+    """RGBA picture (size, size) of a thing, longer side to the border; `tint` is a colour or "natural". Shared: do not draw on it."""
     return _tinted(thing, tint).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
