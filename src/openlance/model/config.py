@@ -132,11 +132,35 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
     return cls(**arguments)
 
 
+RELEASED_AUTOENCODER: dict[str, Any] = {
+    "dim": 160,
+    "dec_dim": 256,
+    "z_dim": 48,
+    "dim_mult": (1, 2, 4, 4),
+    "num_res_blocks": 2,
+    "temperal_downsample": (False, True, True),
+    "latents_mean": (
+        -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891,
+        0.157, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
+        -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.123, -0.0313, -0.1649, 0.0117, 0.0723,
+        -0.2839, -0.2083, -0.052, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+    ),
+    "latents_std": (
+        0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.499, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901,
+        0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+        0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944,
+        0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.06, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+    ),
+}  # fmt: skip
+"""The Wan2.2 autoencoder: its weights are published without a configuration, so what they need is here."""
+
+
 def published_config(llm: dict[str, Any], vision: dict[str, Any], autoencoder: dict[str, Any], variant: str = "image") -> LanceConfig:
     """The configuration of weights in the published layout from its stock JSON files.
 
     `llm_config.json` knows nothing of experts, q/k norms or MaPE and claims tied embeddings: those are fixed here.
     """
+    autoencoder = {**RELEASED_AUTOENCODER, **autoencoder}
     section = llm.get("rope_scaling", {}).get("mrope_section", (16, 24, 24))
     heads = llm["num_attention_heads"]
     transformer = TransformerConfig(
@@ -156,6 +180,6 @@ def published_config(llm: dict[str, Any], vision: dict[str, Any], autoencoder: d
         transformer=transformer,
         vision=vision,
         autoencoder=autoencoder,
-        latent_channels=autoencoder.get("z_dim", 48),
+        latent_channels=autoencoder["z_dim"],
         name=f"lance-3b-{variant}",
     )
