@@ -1,0 +1,221 @@
+"""The engine: one loop that gives every active request its next step, all of them in the same forward.
+
+A request is a generator of rows. Each step asks every active request for its next rows, runs the model once over all of
+them, and hands the results back. The synchronous call is this loop with one request; a server runs it in a thread.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from openlance.engine.denoise import Denoiser, DenoiseStep
+from openlance.engine.prefill import prefill
+from openlance.engine.prepare import Plan, plan
+from openlance.engine.request import Progress, Request
+from openlance.engine.row import Batcher, Row
+from openlance.engine.text import decode_text
+from openlance.errors import Cancelled
+from openlance.flow.path import draw_noise
+from openlance.media.clip import IMAGE_FPS, Clip
+from openlance.model.lance import LanceModel
+from openlance.model.vae import to_uint8
+from openlance.sequence.bind import Binder
+from openlance.sequence.segment import Kind
+
+Outputs = list[Tensor | None]
+Work = Generator[list[Row], Outputs, "Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a request produced: a clip (an image is a clip of one frame) or a text."""
+
+    clip: Clip | None = None
+    text: str | None = None
+    token_ids: tuple[int, ...] = ()
+    latents: Tensor | None = None
+    """Final latents (t, h, w, C) of a clip."""
+    notices: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A submitted request: wait for `future`, or `cancel()` it; it ends before its next step."""
+
+    request: Request
+    work: Work
+    future: "Future[Result]" = field(default_factory=Future)
+    cancelled: bool = False
+    rows: list[Row] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Engine:
+    """Runs requests on one model. Not thread-safe: one thread submits and steps."""
+
+    def __init__(self, model: LanceModel, binder: Binder) -> None:
+        self.model = model
+        self.binder = binder
+        self.active: list[Ticket] = []
+        self._batcher = Batcher(model)
+
+    def submit(self, request: Request) -> Ticket:
+        """Add a request to the loop; its first step runs with the next `step()`."""
+        ticket = Ticket(request, run_request(self.model, self.binder, request))
+        self.active.append(ticket)
+        return ticket
+
+    def run(self, requests: Sequence[Request]) -> list[Result]:
+        """All results, in order, the requests sharing every forward. The first error is raised after the others are stopped."""
+        tickets = [self.submit(request) for request in requests]
+        try:
+            while any(not ticket.future.done() for ticket in tickets):
+                self.step()
+                failed = next((t for t in tickets if t.future.done() and t.future.exception() is not None), None)
+                if failed is not None:
+                    raise failed.future.exception() or RuntimeError("a request failed without an error")
+        finally:
+            for ticket in tickets:
+                self._close(ticket)
+        return [ticket.future.result() for ticket in tickets]
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """One forward over the next rows of every active request. False when nothing is left to do."""
+        for ticket in list(self.active):
+            if ticket.cancelled:
+                self._fail(ticket, Cancelled("the request was cancelled"))
+            elif not ticket.rows:
+                self._advance(ticket, None)
+        tickets = [ticket for ticket in self.active if ticket.rows]
+        if tickets:
+            for ticket, outputs in self._forward(tickets):
+                self._advance(ticket, outputs)
+        return bool(self.active)
+
+    def _forward(self, tickets: list[Ticket]) -> list[tuple[Ticket, Outputs]]:
+        """Outputs of each ticket's rows. If the shared forward fails, each runs alone, so that only the culprit fails."""
+        rows = [row for ticket in tickets for row in ticket.rows]
+        try:
+            outputs = self._batcher.outputs(rows, self.model(self._batcher.join(rows)))
+        except Exception as error:
+            if len(tickets) == 1:
+                self._fail(tickets[0], error)
+                return []
+            return [pair for ticket in tickets for pair in self._forward([ticket])]
+        shares = []
+        start = 0
+        for ticket in tickets:
+            shares.append((ticket, outputs[start : start + len(ticket.rows)]))
+            start += len(ticket.rows)
+        return shares
+
+    def _advance(self, ticket: Ticket, outputs: Outputs | None) -> None:
+        """Give a request its outputs (None: it has none yet) and take its next rows."""
+        try:
+            ticket.rows = next(ticket.work) if outputs is None else ticket.work.send(outputs)
+        except StopIteration as finished:
+            self.active.remove(ticket)
+            ticket.rows = []
+            ticket.future.set_result(finished.value)
+        except Exception as error:
+            self._fail(ticket, error)
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        if not ticket.future.done():
+            ticket.future.set_exception(error)
+        self._close(ticket)
+
+    def _close(self, ticket: Ticket) -> None:
+        ticket.work.close()
+        ticket.rows = []
+        if ticket in self.active:
+            self.active.remove(ticket)
+
+
+def run_request(model: LanceModel, binder: Binder, request: Request) -> Work:
+    """The steps of one request, from media to result."""
+    started = time.perf_counter()
+    planned = plan(model, binder, request)
+    yield from _pause()
+    if planned.target is None:
+        result = yield from _answer(model, binder, planned)
+    else:
+        result = yield from _picture(model, planned)
+    clip, text, ids, latents = result
+    return Result(clip, text, ids, latents, tuple(planned.notices), time.perf_counter() - started)
+
+
+Parts = tuple[Clip | None, str | None, tuple[int, ...], Tensor | None]
+
+
+def _pause() -> Generator[list[Row], Outputs, None]:
+    """Let other requests have a step: no rows are wanted now."""
+    yield []
+
+
+def _answer(model: LanceModel, binder: Binder, planned: Plan) -> Generator[list[Row], Outputs, Parts]:
+    (branch,) = planned.branches
+    (context,), logits = yield from prefill(model, [branch], planned.media, want_logits=True)
+    assert logits is not None
+    position = int(branch.positions[:, -1].max()) + 1
+    text, ids = yield from decode_text(model, binder.tokenizer, planned.request, context, logits, position)
+    return None, text, tuple(ids), None
+
+
+def _picture(model: LanceModel, planned: Plan) -> Generator[list[Row], Outputs, Parts]:
+    request, grid = planned.request, planned.target
+    assert grid is not None
+    contexts, _ = yield from prefill(model, planned.branches, planned.media)
+    targets = []
+    for branch in planned.branches:
+        start = branch.fixed_tokens
+        targets.append(branch.packed().part(start, start + len(branch.segments[branch.fixed])))
+    start_latents = starting_latents(model, planned)
+    denoiser = Denoiser(model, targets, contexts, start_latents, planned.sampling)
+    total = len(denoiser.times) - 1
+
+    def report(step: DenoiseStep) -> None:
+        if request.on_progress is None:
+            return
+        every = planned.sampling.preview_every
+        guess = denoiser.place_latents(step.data()).unflatten(0, grid) if every and step.index % every == every - 1 else None
+        preview = None if guess is None else _decode_first(model, guess)
+        request.on_progress(Progress(step.index + 1, total, preview))
+
+    latents = (yield from denoiser.run(report)).unflatten(0, grid)
+    frames = []
+    for piece in model.autoencoder.decode_stream(latents[None]):
+        frames.append(torch.from_numpy(to_uint8(piece[0])))
+        yield from _pause()
+    fps = model.config.media.fps if request.task.output == "video" else IMAGE_FPS
+    clip = Clip(torch.cat(frames).numpy(), fps)
+    return clip, None, (), latents
+
+
+def starting_latents(model: LanceModel, planned: Plan) -> Tensor:
+    """Noise (G, C) of the target with given frames in place. Noise is drawn for every latent of the sequence, in order."""
+    branch = planned.branches[0]
+    before = sum(segment.cells for segment in branch.segments[: branch.fixed] if segment.kind is Kind.LATENT)
+    target = branch.segments[branch.fixed]
+    noise = draw_noise(target.cells, model.config.latent_channels, planned.request.seed, skip=before)
+    if target.clean_frames:
+        given = planned.media[0].latent
+        assert given is not None
+        first = given[: target.clean_frames].flatten(0, 2).cpu()
+        noise[: len(first)] = first
+    return noise
+
+
+def _decode_first(model: LanceModel, latents: Tensor) -> Clip:
+    """The first frame of latents (t, h, w, C): a preview."""
+    pixels = next(iter(model.autoencoder.decode_stream(latents[None, :1])))
+    return Clip.from_image(to_uint8(pixels[0])[0])

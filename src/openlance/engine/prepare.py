@@ -1,0 +1,186 @@
+"""Preparing a request: sizes decided, media resized and encoded, segments bound, guidance branches laid out."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from openlance.engine.prefill import Branch, MediumTokens
+from openlance.engine.request import ImageSampling, Request, Resolution
+from openlance.errors import RequestError
+from openlance.media.clip import Clip
+from openlance.media.resize import PRESETS, crop_to_multiple, resize_to_bucket, resize_to_multiple
+from openlance.media.sample import sample_frame_indices, spread
+from openlance.model.config import LanceConfig
+from openlance.model.lance import LanceModel
+from openlance.model.vae import to_pixels, usable_frames
+from openlance.sequence.bind import Binder, Grid, MediumGrids
+from openlance.sequence.positions import positions, spans_of
+from openlance.sequence.segment import CONDITION_ROLES, PROMPT_ROLES, Kind, Role, Segment, without
+
+
+@dataclass(frozen=True)
+class PreparedMedium:
+    """One medium at the model's sizes, uint8 (F, H, W, 3), for each stream that its task feeds."""
+
+    vision: Tensor | None = None
+    latent: Tensor | None = None
+
+
+@dataclass
+class Plan:
+    """Everything about a request that is known before the first forward."""
+
+    request: Request
+    sampling: ImageSampling
+    branches: list[Branch]
+    media: list[MediumTokens]
+    target: Grid | None
+    notices: list[str] = field(default_factory=list)
+
+
+def prepare_medium(model: LanceModel, clip: Clip, kinds: frozenset[Kind], resolution: Resolution | None) -> PreparedMedium:
+    """Frames sampled and resized for the streams in `kinds`, each by the model's own rule."""
+    media = model.config.media
+    frames = torch.from_numpy(clip.frames)
+    stride = model.config.temporal_stride
+    if media.resize == "multiple":
+        count = usable_frames(min(clip.num_frames, media.max_frames), stride)
+        picked = clip.frames[spread(clip.num_frames, count)]
+        unit = model.config.spatial_stride
+        frames = torch.from_numpy(resize_to_multiple(picked, unit, media.min_side, media.max_side))
+        return PreparedMedium(frames if Kind.VISION in kinds else None, frames if Kind.LATENT in kinds else None)
+    sides = resolution or preset_resolution(model.config, clip.is_image)
+    picked = clip.frames if clip.is_image else clip.frames[sample_frame_indices(clip.num_frames, clip.fps)]
+    vision = latent = None
+    if Kind.VISION in kinds:
+        vision = torch.from_numpy(crop_to_multiple(resize_to_bucket(picked, sides.vision), model.vision.pixel_multiple))
+    if Kind.LATENT in kinds:
+        latent = torch.from_numpy(resize_to_bucket(picked[: usable_frames(len(picked), stride)], sides.latent))
+    return PreparedMedium(vision, latent)
+
+
+def preset_resolution(config: LanceConfig, image: bool) -> Resolution:
+    """The areas of the model's preset for images or for clips."""
+    preset = PRESETS[config.media.image_preset if image else config.media.video_preset]
+    return Resolution(preset.vae_resolution, preset.vit_resolution)
+
+
+def encode_medium(model: LanceModel, medium: PreparedMedium) -> MediumTokens:
+    """Vision tokens and latents of a prepared medium."""
+    vision = latent = None
+    if medium.vision is not None:
+        (vision,) = model.vision([model.vision.patchify(medium.vision)])
+    if medium.latent is not None:
+        latent = model.autoencoder.encode(to_pixels(medium.latent).to(model.device))[0]
+    return MediumTokens(vision, latent)
+
+
+def grids_of(model: LanceModel, medium: PreparedMedium) -> MediumGrids:
+    """Token grids of a prepared medium, without encoding it."""
+    vision = None if medium.vision is None else model.vision.token_grid(*medium.vision.shape[:3])
+    latent = None if medium.latent is None else model.config.latent_grid(*medium.latent.shape[:3])
+    return MediumGrids(vision, latent)
+
+
+def plan(model: LanceModel, binder: Binder, request: Request, history: list[Segment] | None = None) -> Plan:
+    """Encode the media of a request and lay out its branches.
+
+    `history`: segments of finished turns that this request continues; they stand before its own and no SYSTEM is added.
+    """
+    task = request.task
+    sampling = request.image.resolve(model.config)
+    kinds = frozenset(task.blocks) | ({Kind.LATENT} if task.clean_frames else frozenset())
+    prepared = [prepare_medium(model, clip, kinds, request.resolution) for clip in request.media]
+    notices: list[str] = []
+    target = None if task.output == "text" else target_grid(model.config, request, prepared, notices)
+    grids = [grids_of(model, medium) for medium in prepared]
+    if history is None:
+        segments = binder.bind(task, request.prompt, grids, target, request.system)
+    else:
+        turn = [*binder.blocks(task, grids), *binder.prompt(request.prompt)]
+        segments = [*history, *turn, *(binder.target(task, target) if target else [])]
+    tokens = sum(len(segment) for segment in segments)
+    limit = model.config.transformer.max_position_embeddings
+    if tokens > limit:
+        raise RequestError(
+            f"the request is {tokens} tokens long and the model takes {limit}: "
+            f"shorten the prompt ({len(binder.tokenizer.encode(request.prompt))} tokens), or use fewer or smaller media"
+        )
+    branches = lay_out(model.config, segments, sampling)
+    return Plan(request, sampling, branches, [encode_medium(model, medium) for medium in prepared], target, notices)
+
+
+def lay_out(config: LanceConfig, segments: list[Segment], sampling: ImageSampling) -> list[Branch]:
+    """The branches that guidance needs: full, without the prompt, without any condition."""
+    guidance = sampling.guidance()
+    full = branch_of(config, segments)
+    if full.fixed == len(segments):
+        return [full]
+    branches = [full]
+    if guidance.drops_prompt:
+        dropped = branch_of(config, without(segments, PROMPT_ROLES))
+        shipped = sampling.guidance_positions == "shipped"
+        branches.append(_with_conditional_positions(dropped, full) if shipped else dropped)
+    if guidance.drops_all:
+        branches.append(branch_of(config, without(segments, CONDITION_ROLES)))
+    return branches
+
+
+def branch_of(config: LanceConfig, segments: list[Segment]) -> Branch:
+    """A branch with its own positions; everything before the target is fixed."""
+    anchors = config.anchors
+    fixed = next((i for i, segment in enumerate(segments) if segment.role is Role.TARGET), len(segments))
+    place = positions(segments, anchors.vision, anchors.reference, anchors.understanding)
+    return Branch(tuple(segments), place, fixed)
+
+
+def _with_conditional_positions(dropped: Branch, full: Branch) -> Branch:
+    """The released cached sampler numbers what follows the dropped prompt, up to the target, as if the prompt were there."""
+    place = dropped.positions.clone()
+    spans, full_spans = spans_of(dropped.segments), spans_of(full.segments)
+    prompt = next((i for i, segment in enumerate(full.segments) if segment.role is Role.PROMPT), full.fixed)
+    for i in range(prompt, dropped.fixed):
+        place[:, spans[i]] = full.positions[:, full_spans[i + 1]]
+    return dataclasses.replace(dropped, positions=place)
+
+
+def target_grid(config: LanceConfig, request: Request, prepared: list[PreparedMedium], notices: list[str]) -> Grid:
+    """Latent grid of what is produced; sizes that do not fit are rounded with a notice."""
+    task, media = request.task, config.media
+    last = next((medium.latent for medium in reversed(prepared) if medium.latent is not None), None)
+    frames, (height, width) = (1, media.image_size) if task.output == "image" else (media.num_frames, media.video_size)
+    if last is not None and (task.keeps_size or task.clean_frames):
+        height, width = last.shape[1], last.shape[2]
+        frames = last.shape[0] if task.keeps_size else frames
+    if not task.clean_frames:
+        height = _side("height", request.height, config, height, notices)
+        width = _side("width", request.width, config, width, notices)
+    if task.output == "video":
+        frames = _frames(request.num_frames or frames, config, notices)
+    return config.latent_grid(frames, height, width)
+
+
+def _side(name: str, wanted: int | None, config: LanceConfig, default: int, notices: list[str]) -> int:
+    if wanted is None:
+        return default
+    media, unit = config.media, config.spatial_stride
+    if not isinstance(wanted, int) or not unit <= wanted <= media.max_side:
+        raise RequestError(f"{name} {wanted} must be an integer from {unit} to {media.max_side} pixels")
+    rounded = max(unit, round(wanted / unit) * unit)
+    if rounded != wanted:
+        notices.append(f"{name} {wanted} is not a multiple of {unit}: {rounded} is used")
+    return rounded
+
+
+def _frames(wanted: int, config: LanceConfig, notices: list[str]) -> int:
+    if not isinstance(wanted, int) or not 1 <= wanted <= config.media.max_frames:
+        raise RequestError(f"num_frames {wanted} must be an integer from 1 to {config.media.max_frames}")
+    stride = config.temporal_stride
+    rounded = round((wanted - 1) / stride) * stride + 1
+    if rounded > config.media.max_frames:
+        rounded -= stride
+    if rounded != wanted:
+        notices.append(f"num_frames {wanted} is not of the form {stride}k+1: {rounded} is used")
+    return rounded
