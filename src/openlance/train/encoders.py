@@ -1,0 +1,238 @@
+"""Pre-stages: the autoencoder and the vision encoder are trained by themselves first, then frozen, as in the paper.
+
+    python -m openlance.train.encoders recipes/nano/autoencoder.yaml [--steps 500] [--output runs/elsewhere]
+
+One loop for both. A stage says what a batch is, what its loss is and how it is judged (`reconstruction.py`, `attributes.py`).
+Batches and noise are functions of (seed, step), so a run killed at any moment and started again goes on to the same weights.
+A run folder holds `checkpoint.pt` (exact resume), `log.jsonl` (one line an evaluation), `sheet.png` (samples) and, at the end,
+`weights.safetensors` (averaged, bfloat16) with `config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from openlance.errors import CheckpointError, LanceError
+from openlance.train.muon import MasterOptimizer, OptimizerRecipe
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """What both pre-stages have in common. Unknown keys in the YAML are an error."""
+
+    stage: str
+    output: Path
+    steps: int
+    seed: int = 0
+    workers: int = 1
+    """Processes that render; 0 renders in the training process."""
+    evaluate_every: int = 200
+    save_seconds: float = 180.0
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+
+
+class Stage(Protocol):
+    """What the loop needs to know. `module` is everything that is trained; its weights are bfloat16 copies of the optimiser's."""
+
+    module: nn.Module
+
+    def batches(self, rng: random.Random) -> list[Batch]:
+        """The uint8 batches of one step, from this generator alone (runs in a rendering process)."""
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Scalar loss of one batch; all randomness from the generator."""
+
+    def evaluate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+        """Figures on held-out scenes and a sheet (H, W, 3) to look at."""
+
+    def export(self, folder: Path) -> None:
+        """Write the frozen encoder (weights.safetensors, config.json) into an existing folder."""
+
+
+class _Steps(Dataset[list[Batch]]):
+    """Item i holds the batches of step `first` + i."""
+
+    def __init__(self, stage: Stage, seed: int, first: int, steps: int) -> None:
+        self.stage, self.seed, self.first, self.steps = stage, seed, first, steps
+
+    def __len__(self) -> int:
+        return self.steps - self.first
+
+    def __getitem__(self, index: int) -> list[Batch]:
+        return self.stage.batches(random.Random(f"{self.seed}-{self.first + index}"))
+
+
+def read_recipe(path: Path, overrides: list[str] | None = None) -> EncoderRecipe:
+    """The typed recipe of a YAML file; `overrides` are command-line options such as `--steps 500`.
+
+    Raises LanceError on unknown keys, wrong types or an unknown stage.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    stages = _stages()
+    raw = yaml.safe_load(path.read_text())
+    if not isinstance(raw, dict) or raw.get("stage") not in stages:
+        raise LanceError(f"{path}: `stage` must be one of {', '.join(stages)}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(stages[raw["stage"]][0], "recipe")
+    try:
+        config = parser.parse_object({"recipe": raw})
+        config = parser.parse_args([_prefixed(o) for o in overrides or []], namespace=config)
+    except ArgumentError as error:
+        raise LanceError(f"{path}: {error}") from error
+    recipe: EncoderRecipe = parser.instantiate(config).recipe
+    return recipe
+
+
+def _prefixed(option: str) -> str:
+    return f"--recipe.{option[2:]}" if option.startswith("--") else option
+
+
+def _stages() -> dict[str, tuple[type[EncoderRecipe], Any]]:
+    from openlance.train.attributes import VisionRecipe, VisionStage
+    from openlance.train.reconstruction import AutoencoderRecipe, AutoencoderStage
+
+    return {"autoencoder": (AutoencoderRecipe, AutoencoderStage), "vision": (VisionRecipe, VisionStage)}
+
+
+def train_encoder(recipe: EncoderRecipe) -> dict[str, float]:
+    """Train to the end of the recipe, from the run folder's checkpoint if it has one. Returns the last figures."""
+    torch.manual_seed(recipe.seed)
+    stage: Stage = _stages()[recipe.stage][1](recipe)
+    optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
+    stage.module.to(torch.bfloat16)
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    first = _resume(recipe, optimizer)
+    loader = DataLoader(
+        _Steps(stage, recipe.seed, first, recipe.steps),
+        batch_size=None,
+        num_workers=recipe.workers,
+        prefetch_factor=4 if recipe.workers else None,
+        worker_init_fn=_be_nice,
+    )
+    started = saved = time.monotonic()
+    samples, losses, figures = 0, [0.0], dict[str, float]()
+    for step, batches in enumerate(loader, first):
+        losses.append(_train_step(stage, optimizer, batches, recipe.seed, step))
+        samples += sum(len(next(iter(batch.values()))) for batch in batches)
+        last = step + 1 == recipe.steps
+        if last or (step + 1) % recipe.evaluate_every == 0:
+            speed = samples / (time.monotonic() - started)
+            figures = _judge(recipe, stage, optimizer, step + 1, {"loss": sum(losses[-50:]) / len(losses[-50:]), "samples/s": speed})
+        if last or time.monotonic() - saved > recipe.save_seconds:
+            _save(recipe, optimizer, step + 1)
+            saved = time.monotonic()
+    with optimizer.averaged():
+        stage.export(recipe.output)
+    return figures
+
+
+def _train_step(stage: Stage, optimizer: MasterOptimizer, batches: list[Batch], seed: int, step: int) -> float:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    total = 0.0
+    for batch in batches:
+        loss = stage.loss(batch, generator)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    optimizer.step(step)
+    return total
+
+
+def _judge(recipe: EncoderRecipe, stage: Stage, optimizer: MasterOptimizer, step: int, figures: dict[str, float]) -> dict[str, float]:
+    from PIL import Image
+
+    with optimizer.averaged(), torch.no_grad():
+        judged, sheet = stage.evaluate()
+    figures = {"step": step, **figures, **judged}
+    with (recipe.output / "log.jsonl").open("a") as log:
+        log.write(json.dumps({k: round(v, 5) for k, v in figures.items()}) + "\n")
+    print(time.strftime("%H:%M:%S"), "  ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)
+    temporary = recipe.output / "sheet.tmp.png"
+    Image.fromarray(sheet).save(temporary)
+    os.replace(temporary, recipe.output / "sheet.png")
+    return figures
+
+
+def _save(recipe: EncoderRecipe, optimizer: MasterOptimizer, step: int) -> None:
+    temporary = recipe.output / "checkpoint.tmp"
+    torch.save({"step": step, "optimizer": optimizer.state_dict()}, temporary)
+    os.replace(temporary, recipe.output / "checkpoint.pt")
+
+
+def _resume(recipe: EncoderRecipe, optimizer: MasterOptimizer) -> int:
+    path = recipe.output / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): remove it to start again") from error
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def export_now(recipe: EncoderRecipe) -> int:
+    """Write the averaged weights of a run's checkpoint as they are, while the run may go on. Returns the step."""
+    stage: Stage = _stages()[recipe.stage][1](recipe)
+    optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
+    stage.module.to(torch.bfloat16)
+    step = _resume(recipe, optimizer)
+    if not step:
+        raise CheckpointError(f"{recipe.output} has no checkpoint yet")
+    with optimizer.averaged():
+        stage.export(recipe.output)
+    return step
+
+
+def write_encoder(folder: Path, module: nn.Module, config: dict[str, Any]) -> None:
+    """weights.safetensors (bfloat16) and config.json, each complete or not there at all."""
+    from safetensors.torch import save_file
+
+    tensors = {name: p.detach().bfloat16().contiguous() for name, p in module.state_dict().items()}
+    save_file(tensors, folder / "weights.tmp")
+    os.replace(folder / "weights.tmp", folder / "weights.safetensors")
+    (folder / "config.tmp").write_text(json.dumps(config, indent=1) + "\n")
+    os.replace(folder / "config.tmp", folder / "config.json")
+
+
+def recipe_dict(recipe: EncoderRecipe) -> dict[str, Any]:
+    """A recipe as plain values, for records."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=str))
+    return values
+
+
+def _be_nice(_: int) -> None:
+    torch.set_num_threads(1)
+    os.nice(2)
+
+
+def main(arguments: list[str]) -> None:
+    """Train a recipe; with `--export` first, only write the weights of its newest checkpoint."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    export = arguments[0] == "--export"
+    path, *overrides = arguments[1:] if export else arguments
+    recipe = read_recipe(Path(path), overrides)
+    if export:
+        print(f"exported step {export_now(recipe)} to {recipe.output}")
+    else:
+        train_encoder(recipe)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

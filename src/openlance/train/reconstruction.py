@@ -1,0 +1,186 @@
+"""Pre-stage of the autoencoder: reconstruct the world's pictures and clips through noisy latents.
+
+The diffusion model that later aims at these latents never hits them exactly, so the decoder learns from latents with noise: uniform
+between none and `noise` times the latents' own size, drawn for every sample. The loss is L1 + 4 MSE + 0.5 times the error of the
+gradients: MSE because PSNR is what is asked for, gradients because edges of letters are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openlance.model.autoencoder import Autoencoder, AutoencoderConfig
+from openlance.train.encoders import Batch, EncoderRecipe, write_encoder
+from openlance.world.palette import SCENERIES
+from openlance.world.render import render, render_clip
+from openlance.world.sample import SceneOptions, sample_scene
+
+EVALUATION_SEED = 9_000_000
+SHEET_COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class CropBucket:
+    """Equal-sized crops of freshly drawn scenes. Canvas sides are drawn between the two limits in steps of 16 px, each by itself."""
+
+    share: float
+    batch: int
+    canvas: tuple[int, int] = (128, 128)
+    crop: tuple[int, int] = (64, 64)
+    frames: int = 1
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe(EncoderRecipe):
+    """Every step takes one bucket of images and one of clips, drawn by their shares."""
+
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    images: tuple[CropBucket, ...] = (CropBucket(1.0, 32),)
+    clips: tuple[CropBucket, ...] = (CropBucket(1.0, 3, frames=17),)
+    noise: float = 0.4
+    mse: float = 4.0
+    gradient: float = 0.5
+    evaluation_images: int = 16
+    """Held-out images of every kind."""
+    evaluation_clips: int = 12
+
+
+# Kinds of held-out images, each scored by itself.
+KINDS: dict[str, SceneOptions] = {
+    "shapes": SceneOptions(textures=0.0),
+    "textures": SceneOptions(textures=1.0),
+    "things": SceneOptions(ring=2),
+    "sceneries": SceneOptions(ring=2),
+    "words": SceneOptions(ring=2, words=1.0, objects=(1, 2)),
+}
+
+
+def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of every sample of two tensors (N, ...) in [-1, 1]."""
+    error = ((prediction.clamp(-1, 1) - target) / 2).pow(2).flatten(1).mean(1)
+    return -10 * torch.log10(error + 1e-10)
+
+
+def to_pixels(batch: Tensor) -> Tensor:
+    """uint8 (N, F, H, W, 3) -> float (N, 3, F, H, W) in [-1, 1]."""
+    return batch.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+class AutoencoderStage:
+    """See the module docstring; the protocol is `openlance.train.encoders.Stage`."""
+
+    def __init__(self, recipe: AutoencoderRecipe) -> None:
+        self.recipe = recipe
+        self.module = Autoencoder(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._held_out: dict[str, Tensor] | None = None
+
+    def batches(self, rng: random.Random) -> list[Batch]:
+        drawn = []
+        for buckets in (self.recipe.images, self.recipe.clips):
+            if buckets:
+                bucket = rng.choices(buckets, [b.share for b in buckets])[0]
+                drawn.append({"pixels": torch.from_numpy(np.stack([draw_crop(rng, bucket) for _ in range(bucket.batch)]))})
+        return drawn
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        target = to_pixels(batch["pixels"])
+        latents = self.module.encode_raw(target)
+        strength = self.recipe.noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
+        noisy = latents + strength * torch.randn(latents.shape, generator=generator)
+        error = self.module.decode_raw(noisy) - target
+        edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+        return error.abs().mean() + self.recipe.mse * error.pow(2).mean() + self.recipe.gradient * edges
+
+    def evaluate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
+        if self._held_out is None:
+            self._held_out = held_out(self.recipe.evaluation_images, self.recipe.evaluation_clips)
+        generator = torch.Generator().manual_seed(0)
+        figures: dict[str, float] = {}
+        rows: list[NDArray[np.uint8]] = []
+        for kind, pixels in self._held_out.items():
+            clean, noisy, made = [], [], []
+            for chunk in pixels.split(4):
+                target = to_pixels(chunk)
+                latents = self.module.encode_raw(target)
+                decoded = self.module.decode_raw(latents)
+                clean.append(psnr(decoded, target))
+                noisy.append(psnr(self.module.decode_raw(latents + 0.3 * torch.randn(latents.shape, generator=generator)), target))
+                made.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1))
+            figures[kind], figures[kind + "_noisy"] = float(torch.cat(clean).mean()), float(torch.cat(noisy).mean())
+            if pixels.shape[2:4] == (128, 128):
+                rows += _rows(pixels, torch.cat(made))
+        figures["images"] = sum(figures[kind] for kind in KINDS) / len(KINDS)
+        return figures, np.concatenate(rows)
+
+    def export(self, folder: Path) -> None:
+        """Latent statistics are measured on 400 training images and 60 clips, then kept in the config."""
+        latents = torch.cat([self._encode_some(images=400), self._encode_some(clips=60)])
+        mean, std = latents.mean(0), latents.std(0)
+        values = {**asdict(self.recipe.model), "latents_mean": mean.tolist(), "latents_std": std.tolist()}
+        write_encoder(folder, self.module, {"class": "light", **values})
+
+    @torch.no_grad()
+    def _encode_some(self, images: int = 0, clips: int = 0) -> Tensor:
+        """Raw latents (S, C) of training scenes."""
+        rng = random.Random(f"statistics-{self.recipe.seed}")
+        bucket = CropBucket(1.0, 1, (128, 128), (128, 128), 17 if clips else 1)
+        pieces = [torch.from_numpy(np.stack([draw_crop(rng, bucket) for _ in range(4)])) for _ in range((images + clips) // 4)]
+        return torch.cat([self.module.encode_raw(to_pixels(p)).flatten(0, 3) for p in pieces])
+
+
+def draw_crop(rng: random.Random, bucket: CropBucket) -> NDArray[np.uint8]:
+    """A crop (F, H, W, 3) of a training scene: the more varied of two places, since most of a scene is plain background."""
+    low, high = bucket.canvas
+    height, width = (max(side, 16 * rng.randint(low // 16, high // 16)) for side in bucket.crop)
+    options = SceneOptions(
+        ring=rng.choice((1, 2, 2)), textures=0.6, words=0.35, moving=bucket.frames > 1, background=rng.choice([*SCENERIES, *[None] * 6])
+    )
+    scene = sample_scene(rng, height, width, options)
+    pixels = render_clip(scene, height, width, bucket.frames) if bucket.frames > 1 else render(scene, height, width)[None]
+    if (height, width) == bucket.crop:
+        return pixels
+    places = [(rng.randint(0, height - bucket.crop[0]), rng.randint(0, width - bucket.crop[1])) for _ in range(2)]
+    crops = [pixels[:, y : y + bucket.crop[0], x : x + bucket.crop[1]] for y, x in places]
+    return max(crops, key=lambda crop: float(crop[0, ::4, ::4].std()))
+
+
+def held_out(images: int, clips: int) -> dict[str, Tensor]:
+    """Fixed scenes of the evaluation range, uint8 (N, F, H, W, 3) by kind: images of 128 px, of other sizes, and 17-frame clips."""
+    found: dict[str, Tensor] = {}
+    for offset, (kind, options) in enumerate(KINDS.items()):
+        found[kind] = _draw_kind(offset, kind, options, images, (128, 128))
+    found["size_64"] = _draw_kind(10, "things", KINDS["things"], images, (64, 64))
+    found["size_256"] = _draw_kind(11, "words", KINDS["words"], max(1, images // 2), (256, 256))
+    found["size_96x192"] = _draw_kind(12, "things", KINDS["things"], max(1, images // 2), (96, 192))
+    rng = random.Random(EVALUATION_SEED + 20)
+    drawn = [sample_scene(rng, 128, 128, SceneOptions(ring=1 + i % 2, moving=True, words=0.2)) for i in range(clips)]
+    found["clips"] = torch.from_numpy(np.stack([render_clip(scene, 128, 128, 17) for scene in drawn]))
+    return found
+
+
+def _draw_kind(offset: int, kind: str, options: SceneOptions, count: int, size: tuple[int, int]) -> Tensor:
+    rng = random.Random(EVALUATION_SEED + offset)
+    pictures = []
+    for i in range(count):
+        background = list(SCENERIES)[i % len(SCENERIES)] if kind == "sceneries" else None
+        scene = sample_scene(rng, *size, SceneOptions(**{**asdict(options), "background": background}))
+        pictures.append(render(scene, *size)[None])
+    return torch.from_numpy(np.stack(pictures))
+
+
+def _rows(pixels: Tensor, made: Tensor) -> list[NDArray[np.uint8]]:
+    """Two rows of a contact sheet, truth over reconstruction: of images the first ones, of clips every second frame of the first two."""
+    if pixels.shape[1] == 1:
+        pairs: Sequence[Tensor] = [t[:SHEET_COLUMNS, 0] for t in (pixels, made)]
+    else:
+        pairs = [torch.cat([t[i, ::4] for i in range(2)])[:SHEET_COLUMNS] for t in (pixels, made)]
+    blank = torch.full((SHEET_COLUMNS, *pixels.shape[2:]), 255, dtype=torch.uint8)
+    return [np.concatenate(list(torch.cat([row, blank])[:SHEET_COLUMNS].numpy()), 1) for row in pairs]
