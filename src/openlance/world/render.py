@@ -119,6 +119,25 @@ def _raw_outline(shape: str) -> list[tuple[float, float]]:
     return [(math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16) for t in angles]
 
 
+def box_of(o: Object, scene: Scene) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of an object's pixels in the first frame, shares of the width and height."""
+    short = min(scene.height, scene.width)
+    wide, high = _extent(o.kind)
+    rx, ry = wide * o.diameter / 2 * short / scene.width, high * o.diameter / 2 * short / scene.height
+    return o.x - rx, o.y - ry, o.x + rx, o.y + ry
+
+
+@cache
+def _extent(kind: str) -> tuple[float, float]:
+    """Width and height of a kind's box, the longer one 1."""
+    if kind in ("circle", "ring"):
+        return 1.0, 1.0
+    if kind in SHAPES:
+        return max(x for x, _ in outline(kind)), max(y for _, y in outline(kind))
+    left, top, right, bottom = sprite(kind, "natural", 96).getchannel("A").point(lambda a: 255 * (a > 64)).getbbox() or (0, 0, 96, 96)
+    return (right - left) / 96, (bottom - top) / 96
+
+
 @lru_cache(maxsize=4096)
 def _textured(shape: str, colour: str, texture: str, background: str, size: int) -> Image.Image:
     """A striped or dotted shape as RGBA (size, size). Three stripes or three rows of dots: coarse enough for 16 px latents."""

@@ -231,6 +231,6 @@ def sample_event(rng: random.Random, scene: Scene, o: Object, held: str = "seen"
         moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")))
         return replace(moving, event=Event("stop", EVENT_MOMENTS[1]))
     if kind == "recolour":
-        others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, held)]
+        others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, "seen" if held == "seen" else "any")]
         return replace(o, event=Event("recolour", when, rng.choice(others))) if others else replace(o, event=Event("disappear", when))
     return replace(o, event=Event(kind, when))
