@@ -227,14 +227,17 @@ class Autoencoder(nn.Module):
     def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
         """The frames of `decode` as soon as each piece is ready: 1 frame, then 4 a latent frame."""
         past: Past = {}
-        for index in range(latents.shape[1]):
+        for index in range(self._checked(latents).shape[1]):
             yield self._decode(latents[:, index : index + 1], past)
 
     def _decode(self, latents: Tensor, past: Past) -> Tensor:
+        raw = self._checked(latents).to(self.latents_mean.device, torch.float32) * self.latents_std + self.latents_mean
+        return self.decode_raw(raw, past).clamp(-1, 1)
+
+    def _checked(self, latents: Tensor) -> Tensor:
         if latents.ndim != 5 or latents.shape[-1] != self.latent_channels or 0 in latents.shape:
             raise LanceError(f"latents must be (N, t, h, w, {self.latent_channels}) and not empty, not {tuple(latents.shape)}")
-        raw = latents.to(self.latents_mean.device, torch.float32) * self.latents_std + self.latents_mean
-        return self.decode_raw(raw, past).clamp(-1, 1)
+        return latents
 
 
 def _blocks(width: int, count: int) -> list[nn.Module]:

@@ -124,7 +124,7 @@ def train_encoder(recipe: EncoderRecipe) -> dict[str, float]:
         batch_size=None,
         num_workers=recipe.workers,
         prefetch_factor=4 if recipe.workers else None,
-        worker_init_fn=_be_nice,
+        worker_init_fn=_one_thread,
     )
     started = saved = time.monotonic()
     samples, losses, figures = 0, [0.0], dict[str, float]()
@@ -217,9 +217,8 @@ def recipe_dict(recipe: EncoderRecipe) -> dict[str, Any]:
     return values
 
 
-def _be_nice(_: int) -> None:
+def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
-    os.nice(2)
 
 
 def main(arguments: list[str]) -> None:

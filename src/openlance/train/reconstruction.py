@@ -36,6 +36,8 @@ class CropBucket:
     canvas: tuple[int, int] = (128, 128)
     crop: tuple[int, int] = (64, 64)
     frames: int = 1
+    crops: int = 1
+    """Crops taken from one scene: drawing is what costs a small model most."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class AutoencoderStage:
         for buckets in (self.recipe.images, self.recipe.clips):
             if buckets:
                 bucket = rng.choices(buckets, [b.share for b in buckets])[0]
-                drawn.append({"pixels": torch.from_numpy(np.stack([draw_crop(rng, bucket) for _ in range(bucket.batch)]))})
+                drawn.append({"pixels": torch.from_numpy(draw_batch(rng, bucket))})
         return drawn
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -131,13 +133,21 @@ class AutoencoderStage:
     def _encode_some(self, images: int = 0, clips: int = 0) -> Tensor:
         """Raw latents (S, C) of training scenes."""
         rng = random.Random(f"statistics-{self.recipe.seed}")
-        bucket = CropBucket(1.0, 1, (128, 128), (128, 128), 17 if clips else 1)
-        pieces = [torch.from_numpy(np.stack([draw_crop(rng, bucket) for _ in range(4)])) for _ in range((images + clips) // 4)]
+        bucket = CropBucket(1.0, 4, (128, 128), (128, 128), 17 if clips else 1)
+        pieces = [torch.from_numpy(draw_batch(rng, bucket)) for _ in range((images + clips) // 4)]
         return torch.cat([self.module.encode_raw(to_pixels(p)).flatten(0, 3) for p in pieces])
 
 
-def draw_crop(rng: random.Random, bucket: CropBucket) -> NDArray[np.uint8]:
-    """A crop (F, H, W, 3) of a training scene: the more varied of two places, since most of a scene is plain background."""
+def draw_batch(rng: random.Random, bucket: CropBucket) -> NDArray[np.uint8]:
+    """Crops (N, F, H, W, 3) of training scenes."""
+    crops: list[NDArray[np.uint8]] = []
+    while len(crops) < bucket.batch:
+        crops += draw_crops(rng, bucket)
+    return np.stack(crops[: bucket.batch])
+
+
+def draw_crops(rng: random.Random, bucket: CropBucket) -> list[NDArray[np.uint8]]:
+    """Crops (F, H, W, 3) of one training scene, each the more varied of two places, since most of a scene is plain background."""
     low, high = bucket.canvas
     height, width = (max(side, 16 * rng.randint(low // 16, high // 16)) for side in bucket.crop)
     options = SceneOptions(
@@ -146,10 +156,13 @@ def draw_crop(rng: random.Random, bucket: CropBucket) -> NDArray[np.uint8]:
     scene = sample_scene(rng, height, width, options)
     pixels = render_clip(scene, height, width, bucket.frames) if bucket.frames > 1 else render(scene, height, width)[None]
     if (height, width) == bucket.crop:
-        return pixels
-    places = [(rng.randint(0, height - bucket.crop[0]), rng.randint(0, width - bucket.crop[1])) for _ in range(2)]
-    crops = [pixels[:, y : y + bucket.crop[0], x : x + bucket.crop[1]] for y, x in places]
-    return max(crops, key=lambda crop: float(crop[0, ::4, ::4].std()))
+        return [pixels]
+    crops = []
+    for _ in range(bucket.crops):
+        places = [(rng.randint(0, height - bucket.crop[0]), rng.randint(0, width - bucket.crop[1])) for _ in range(2)]
+        pair = [pixels[:, y : y + bucket.crop[0], x : x + bucket.crop[1]] for y, x in places]
+        crops.append(max(pair, key=lambda crop: float(crop[0, ::4, ::4].std())))
+    return crops
 
 
 def held_out(images: int, clips: int) -> dict[str, Tensor]:
