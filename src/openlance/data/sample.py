@@ -1,0 +1,99 @@
+"""A sample: a record bound to segments, each visual segment with the features that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from torch import Tensor
+
+from openlance.data.records import Record
+from openlance.sequence.bind import Binder, Grid, MediumGrids
+from openlance.sequence.segment import CONDITION_ROLES, PROMPT_ROLES, Kind, Role, Segment, without
+
+
+@dataclass(frozen=True)
+class MediumFeatures:
+    """What the frozen encoders make of one medium; None where its task has no use for it."""
+
+    vision: Tensor | None = None
+    """(t, h, w, D)"""
+    latent: Tensor | None = None
+    """(t, h, w, C), standardised"""
+
+    def grids(self) -> MediumGrids:
+        return MediumGrids(_grid(self.vision), _grid(self.latent))
+
+    def of(self, kind: Kind) -> Tensor:
+        """Cells (n, D or C) of a block of this kind."""
+        features = self.vision if kind is Kind.VISION else self.latent
+        assert features is not None
+        return features.flatten(0, 2)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training sequence before noise. `features[i]` fills `segments[i]`: (cells, D) vision, (cells, C) latent, None for text."""
+
+    task: str
+    segments: tuple[Segment, ...]
+    features: tuple[Tensor | None, ...]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Tokens (U, G) of the two streams."""
+        generation = sum(segment.cells for segment in self.segments if segment.kind is Kind.LATENT)
+        return sum(map(len, self.segments)) - generation, generation
+
+
+@dataclass(frozen=True)
+class ConditionDropout:
+    """Shares of the samples that lose conditions, so that guidance has its branches: the text alone, or text and sources."""
+
+    prompt: float = 0.1
+    all: float = 0.0
+
+    def draw(self, rng: Random) -> frozenset[Role]:
+        """The roles one sample loses."""
+        x = rng.random()
+        if x < self.prompt:
+            return PROMPT_ROLES
+        return CONDITION_ROLES if x < self.prompt + self.all else frozenset()
+
+
+KEEP_ALL = ConditionDropout(0.0, 0.0)
+
+
+def bind_sample(
+    binder: Binder, record: Record, media: Sequence[MediumFeatures], target: Tensor | None, dropped: frozenset[Role] = frozenset()
+) -> Sample:
+    """The sample of a record whose media were encoded to `media`, and its target to the latent `target` (t, h, w, C).
+
+    `dropped` roles are left out if the record generates; an answer always keeps its question.
+    """
+    task = record.definition
+    grid = None if target is None else _grid(target)
+    segments = binder.bind(task, record.text, [medium.grids() for medium in media], grid, record.system)
+    if record.answer is not None:
+        segments += binder.answer(record.answer)
+    else:
+        segments = without(segments, dropped)
+    features = tuple(_fill(segment, media, target) for segment in segments)
+    return Sample(task.name, tuple(segments), features)
+
+
+def _fill(segment: Segment, media: Sequence[MediumFeatures], target: Tensor | None) -> Tensor | None:
+    if segment.kind is Kind.TEXT:
+        return None
+    if segment.medium is not None:
+        return media[segment.medium].of(segment.kind)
+    assert target is not None
+    return target.flatten(0, 2)
+
+
+def _grid(features: Tensor | None) -> Grid | None:
+    if features is None:
+        return None
+    t, h, w, _ = features.shape
+    return t, h, w

@@ -1,0 +1,150 @@
+"""The objective of every supervised stage: next-token loss on answers, flow matching on target latents (SPEC of the paper, section 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openlance.data.batch import TrainingBatch
+from openlance.flow.path import interpolate, shift_time, velocity_target
+from openlance.model.attention import RowGroup
+from openlance.model.lance import LanceModel, RaggedBatch
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """w_ce * mean CE + w_mse * mean squared error of the velocity.
+
+    `data_cap`: a model that predicts data is trained by its squared error times min(1 / t^2, cap), that is the velocity's times
+    min(1, cap t^2); ignored for one that predicts velocity. Measured: cap 4 beats the plain velocity loss (LOG.md).
+    """
+
+    ce: float = 0.25
+    mse: float = 1.0
+    data_cap: float = 4.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised and how it is computed."""
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    vocabulary: int | None = None
+    """Tokens that mean something: a model's vocabulary may be padded, and padding takes no part in the next-token loss."""
+    plain_attention: bool = False
+    """Which attention kernel, see `RowGroup.plain`."""
+
+
+@dataclass(frozen=True)
+class PathSampling:
+    """t = sigmoid(mean + deviation * normal), one a target, then the shift towards noise."""
+
+    timestep_shift: float = 1.0
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where on the way from data to noise each target stands: `times` (num_targets + 1,), the first being 0 for clean cells, and `noise` (G, C)."""
+
+    times: Tensor
+    noise: Tensor
+
+
+def draw_path(batch: TrainingBatch, sampling: PathSampling, generator: torch.Generator) -> Path:
+    normal = torch.randn(batch.num_targets, generator=generator)
+    times = shift_time(torch.sigmoid(sampling.mean + sampling.deviation * normal), sampling.timestep_shift)
+    return Path(torch.cat([torch.zeros(1), times]), torch.randn(batch.latents.shape, generator=generator))
+
+
+def noisy_latents(batch: TrainingBatch, path: Path) -> Tensor:
+    """(G, C): clean cells as they are, target cells at their times."""
+    return interpolate(batch.latents, path.noise, path.times[batch.target][:, None])
+
+
+def ragged(model: LanceModel, batch: TrainingBatch, path: Path, plain: bool = False) -> RaggedBatch:
+    """The model's input; `plain` chooses the attention kernel."""
+    device = model.device
+
+    def here(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(device)
+
+    return RaggedBatch(
+        groups=[RowGroup(row.understanding, row.generation, None, row.mask.to(device), row.count, plain) for row in batch.rows],
+        ids=batch.ids.to(device),
+        rotations=(model.rotation(batch.positions[0]), model.rotation(batch.positions[1])),
+        place=model.place(batch.coordinates),
+        latents=noisy_latents(batch, path).to(device),
+        times=path.times.to(device),
+        time_index=batch.target.to(device),
+        vision=here(batch.vision),
+        vision_index=here(batch.vision_index),
+    )
+
+
+@dataclass
+class LossSums:
+    """Sums of one or more batches by task, for the log: `ce` over answer tokens, `mse` over target cells (unweighted), and their counts."""
+
+    ce: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    mse: Counter[str] = field(default_factory=Counter)
+    targets: Counter[str] = field(default_factory=Counter)
+
+    def means(self) -> dict[str, float]:
+        """`ce/TASK` and `mse/TASK`."""
+        ce = {f"ce/{task}": self.ce[task] / count for task, count in self.answers.items() if count}
+        mse = {f"mse/{task}": self.mse[task] / count for task, count in self.targets.items() if count}
+        return {**ce, **mse}
+
+
+def answer_losses(model: LanceModel, batch: TrainingBatch, understanding: Tensor, vocabulary: int | None = None) -> Tensor:
+    """Cross-entropy (A,) of every learned token from the understanding states (U, D), over the first `vocabulary` tokens."""
+    states = understanding.index_select(0, batch.answer.to(understanding.device))
+    return F.cross_entropy(model.logits(states)[:, :vocabulary], batch.labels.to(understanding.device), reduction="none")
+
+
+def target_losses(model: LanceModel, batch: TrainingBatch, path: Path, generation: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """(error, weight), both (target cells,): squared error of the velocity, mean over channels, and its weight."""
+    cells = torch.nonzero(batch.target)[:, 0]
+    data, noise = batch.latents[cells], path.noise[cells]
+    times = path.times[batch.target[cells]][:, None]
+    device = generation.device
+    velocity = model.velocity(generation.index_select(0, cells.to(device)), interpolate(data, noise, times).to(device), times.to(device))
+    error = (velocity - velocity_target(data, noise).to(device)).square().mean(-1)
+    weight = torch.ones_like(times) if model.config.prediction == "velocity" else (cap * times.square()).clamp_max(1.0)
+    return error, weight[:, 0].to(device)
+
+
+def compute_loss(
+    model: LanceModel, batch: TrainingBatch, path: Path, objective: Objective, totals: Counter[str], sums: LossSums
+) -> Tensor:
+    """The share of a step's loss that this batch brings, its means taken over `totals` (counts of all batches of the step)."""
+    hidden = model(ragged(model, batch, path, objective.plain_attention))
+    weights = objective.weights
+    loss = torch.zeros((), device=model.device)
+    if batch.answer.numel():
+        ce = answer_losses(model, batch, hidden.understanding, objective.vocabulary)
+        loss = loss + weights.ce * ce.sum() / totals["answer"]
+        _count(sums.ce, sums.answers, ce, batch.sample_of_answer, batch.tasks)
+    if batch.num_targets:
+        error, weight = target_losses(model, batch, path, hidden.generation, weights.data_cap)
+        loss = loss + weights.mse * (error * weight).sum() / totals["target"]
+        cells = batch.target[batch.target > 0]
+        _count(sums.mse, sums.targets, error * weight, batch.sample_of_target[cells - 1], batch.tasks)
+    return loss
+
+
+def _count(totals: Counter[str], counts: Counter[str], losses: Tensor, owner: Tensor, tasks: list[str]) -> None:
+    """Add losses (n,) of samples `owner` (n,) to the totals of their tasks."""
+    size = len(tasks)
+    by_sample = torch.zeros(size).index_add_(0, owner, losses.detach().float().cpu())
+    numbers = torch.bincount(owner, minlength=size)
+    for task, value, number in zip(tasks, by_sample.tolist(), numbers.tolist(), strict=True):
+        totals[task] += value
+        counts[task] += number
