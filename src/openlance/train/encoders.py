@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -127,7 +129,8 @@ def train_encoder(recipe: EncoderRecipe) -> dict[str, float]:
         worker_init_fn=_one_thread,
     )
     started = saved = time.monotonic()
-    samples, losses, figures = 0, [0.0], dict[str, float]()
+    samples, losses, figures = 0, list[float](), dict[str, float]()
+    stopped = _stop_on_request()
     for step, batches in enumerate(loader, first):
         losses.append(_train_step(stage, optimizer, batches, recipe.seed, step))
         samples += sum(len(next(iter(batch.values()))) for batch in batches)
@@ -135,9 +138,11 @@ def train_encoder(recipe: EncoderRecipe) -> dict[str, float]:
         if last or (step + 1) % recipe.evaluate_every == 0:
             speed = samples / (time.monotonic() - started)
             figures = _judge(recipe, stage, optimizer, step + 1, {"loss": sum(losses[-50:]) / len(losses[-50:]), "samples/s": speed})
-        if last or time.monotonic() - saved > recipe.save_seconds:
+        if last or stopped or time.monotonic() - saved > recipe.save_seconds:
             _save(recipe, optimizer, step + 1)
             saved = time.monotonic()
+        if stopped:
+            return figures
     with optimizer.averaged():
         stage.export(recipe.output)
     return figures
@@ -215,6 +220,15 @@ def recipe_dict(recipe: EncoderRecipe) -> dict[str, Any]:
     """A recipe as plain values, for records."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=str))
     return values
+
+
+def _stop_on_request() -> list[int]:
+    """A list that fills when the process is asked to end (SIGTERM, Ctrl-C): the loop then saves between two steps and returns."""
+    asked: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: asked.append(received))
+    return asked
 
 
 def _one_thread(_: int) -> None:
