@@ -9,6 +9,7 @@ library so that a caller sees each piece as it is made. `build_autoencoder` pick
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,10 +89,10 @@ class VideoAutoencoder(nn.Module):
         for name in ("latents_mean", "latents_std"):
             values = torch.tensor(config[name], dtype=torch.float32)
             if values.shape != (self.latent_channels,):
-                raise CheckpointError(f"autoencoder {name} has {values.numel()} values for {self.latent_channels} latent channels: give one a channel")
+                raise CheckpointError(f"{name} has {values.numel()} values for {self.latent_channels} latent channels: give one a channel")
             self.register_buffer(name, values, persistent=False)
-        self._fold: Callable[[Tensor], Tensor] = lambda pixels: patchify(pixels, patch_size=patch)
-        self._unfold: Callable[[Tensor], Tensor] = lambda pixels: unpatchify(pixels, patch_size=patch)
+        self._fold: Callable[[Tensor], Tensor] = partial(patchify, patch_size=patch)
+        self._unfold: Callable[[Tensor], Tensor] = partial(unpatchify, patch_size=patch)
         self._encoder_layers = sum(isinstance(layer, WanCausalConv3d) for layer in self.wan.encoder.modules())
         self._decoder_layers = sum(isinstance(layer, WanCausalConv3d) for layer in self.wan.decoder.modules())
 
@@ -178,7 +179,7 @@ def build_autoencoder(config: Mapping[str, Any]) -> nn.Module:
 def _light(arguments: Mapping[str, Any]) -> nn.Module:
     from openlance.model import autoencoder
 
-    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     return autoencoder.Autoencoder(autoencoder.AutoencoderConfig(**sizes))
 
 

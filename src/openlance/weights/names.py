@@ -79,17 +79,21 @@ AUTOENCODER = (
 
 def transformer_slots(config: TransformerConfig) -> list[Slot]:
     """Slots of the language model, flow head and time embedding: everything published in model.safetensors."""
-    heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
-    parts = {"qkv": [count * config.head_dim for count in heads], "gate_up": [config.intermediate_size] * 2}
+    width, groups = config.head_dim, config.num_key_value_heads
+    parts = {"qkv": [config.num_attention_heads * width, groups * width, groups * width], "gate_up": [config.intermediate_size] * 2}
     slots = [Slot(name, target) for target, name in TOP.items()]
     for layer in range(config.num_hidden_layers):
         for expert, suffix in EXPERTS.items():
             for ours, names in LAYER.items():
                 target = f"transformer.layers.{layer}.{expert}.{ours}"
                 published = [f"language_model.model.layers.{layer}.{name.format(e=suffix)}" for name in names]
-                sizes = parts.get(ours.split(".")[0])
-                starts = [sum(sizes[:i]) for i in range(len(sizes))] if sizes else [0]
-                slots += [Slot(name, target, start, rows) for name, start, rows in zip(published, starts, sizes or [None], strict=True)]
+                if len(published) == 1:
+                    slots.append(Slot(published[0], target))
+                    continue
+                start = 0
+                for name, rows in zip(published, parts[ours.split(".")[0]], strict=True):
+                    slots.append(Slot(name, target, start, rows))
+                    start += rows
     return slots
 
 
