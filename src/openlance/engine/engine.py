@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from openlance.engine.denoise import Denoiser, DenoiseStep
-from openlance.engine.prefill import prefill
-from openlance.engine.prepare import Plan, plan
+from openlance.engine.prefill import MediumTokens, prefill
+from openlance.engine.prepare import Plan, encode_medium, plan
 from openlance.engine.request import Progress, Request
 from openlance.engine.row import Batcher, Row
 from openlance.engine.text import decode_text
@@ -67,9 +67,9 @@ class Engine:
         self.active: list[Ticket] = []
         self._batcher = Batcher(model)
 
-    def submit(self, request: Request) -> Ticket:
-        """Add a request to the loop; its first step runs with the next `step()`."""
-        ticket = Ticket(request, run_request(self.model, self.binder, request))
+    def submit(self, request: Request, planned: Plan | None = None) -> Ticket:
+        """Add a request to the loop; its first step runs with the next `step()`. `planned`: its plan, when the caller made it already."""
+        ticket = Ticket(request, run_request(self.model, self.binder, request, planned))
         self.active.append(ticket)
         return ticket
 
@@ -88,14 +88,17 @@ class Engine:
         return [ticket.future.result() for ticket in tickets]
 
     @torch.inference_mode()
-    def step(self) -> bool:
-        """One forward over the next rows of every active request. False when nothing is left to do."""
+    def step(self, chosen: Sequence[Ticket] | None = None) -> bool:
+        """One forward over the next rows of the `chosen` active requests (default: all). False when nothing is left to do.
+
+        The others keep their rows and wait; a cancelled one ends whether chosen or not.
+        """
         for ticket in list(self.active):
             if ticket.cancelled:
                 self._fail(ticket, Cancelled("the request was cancelled"))
-            elif not ticket.rows:
+            elif not ticket.rows and (chosen is None or ticket in chosen):
                 self._advance(ticket, None)
-        tickets = [ticket for ticket in self.active if ticket.rows]
+        tickets = [ticket for ticket in self.active if ticket.rows and (chosen is None or ticket in chosen)]
         if tickets:
             for ticket, outputs in self._forward(tickets):
                 self._advance(ticket, outputs)
@@ -141,15 +144,18 @@ class Engine:
             self.active.remove(ticket)
 
 
-def run_request(model: LanceModel, binder: Binder, request: Request) -> Work:
-    """The steps of one request, from media to result."""
+def run_request(model: LanceModel, binder: Binder, request: Request, planned: Plan | None = None) -> Work:
+    """The steps of one request, from media to result. A pause after each medium lets other requests have their steps."""
     started = time.perf_counter()
-    planned = plan(model, binder, request)
-    yield from _pause()
+    planned = planned or plan(model, binder, request)
+    media = []
+    for medium in planned.media:
+        media.append(encode_medium(model, medium))
+        yield from _pause()
     if planned.target is None:
-        result = yield from _answer(model, binder, planned)
+        result = yield from _answer(model, binder, planned, media)
     else:
-        result = yield from _picture(model, planned)
+        result = yield from _picture(model, planned, media)
     clip, text, ids, latents = result
     return Result(clip, text, ids, latents, tuple(planned.notices), time.perf_counter() - started)
 
@@ -162,24 +168,24 @@ def _pause() -> Generator[list[Row], Outputs, None]:
     yield []
 
 
-def _answer(model: LanceModel, binder: Binder, planned: Plan) -> Generator[list[Row], Outputs, Parts]:
+def _answer(model: LanceModel, binder: Binder, planned: Plan, media: list[MediumTokens]) -> Generator[list[Row], Outputs, Parts]:
     (branch,) = planned.branches
-    (context,), logits = yield from prefill(model, [branch], planned.media, want_logits=True)
+    (context,), logits = yield from prefill(model, [branch], media, want_logits=True)
     assert logits is not None
     position = int(branch.positions[:, -1].max()) + 1
     text, ids = yield from decode_text(model, binder.tokenizer, planned.request, context, logits, position)
     return None, text, tuple(ids), None
 
 
-def _picture(model: LanceModel, planned: Plan) -> Generator[list[Row], Outputs, Parts]:
+def _picture(model: LanceModel, planned: Plan, media: list[MediumTokens]) -> Generator[list[Row], Outputs, Parts]:
     request, grid = planned.request, planned.target
     assert grid is not None
-    contexts, _ = yield from prefill(model, planned.branches, planned.media)
+    contexts, _ = yield from prefill(model, planned.branches, media)
     targets = []
     for branch in planned.branches:
         start = branch.fixed_tokens
         targets.append(branch.packed().part(start, start + len(branch.segments[branch.fixed])))
-    start_latents = starting_latents(model, planned)
+    start_latents = starting_latents(model, planned, media)
     denoiser = Denoiser(model, targets, contexts, start_latents, planned.sampling)
     total = len(denoiser.times) - 1
 
@@ -201,14 +207,14 @@ def _picture(model: LanceModel, planned: Plan) -> Generator[list[Row], Outputs, 
     return clip, None, (), latents
 
 
-def starting_latents(model: LanceModel, planned: Plan) -> Tensor:
+def starting_latents(model: LanceModel, planned: Plan, media: list[MediumTokens]) -> Tensor:
     """Noise (G, C) of the target with given frames in place. Noise is drawn for every latent of the sequence, in order."""
     branch = planned.branches[0]
     before = sum(segment.cells for segment in branch.segments[: branch.fixed] if segment.kind is Kind.LATENT)
     target = branch.segments[branch.fixed]
     noise = draw_noise(target.cells, model.config.latent_channels, planned.request.seed, skip=before)
     if target.clean_frames:
-        given = planned.media[0].latent
+        given = media[0].latent
         assert given is not None
         first = given[: target.clean_frames].flatten(0, 2).cpu()
         noise[: len(first)] = first

@@ -30,12 +30,12 @@ class PreparedMedium:
 
 @dataclass
 class Plan:
-    """Everything about a request that is known before the first forward."""
+    """Everything about a request that is known before any part of the model has run: its exact size, so what it will cost."""
 
     request: Request
     sampling: ImageSampling
     branches: list[Branch]
-    media: list[MediumTokens]
+    media: list[PreparedMedium]
     target: Grid | None
     notices: list[str] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ def grids_of(model: LanceModel, medium: PreparedMedium) -> MediumGrids:
 
 
 def plan(model: LanceModel, binder: Binder, request: Request, history: list[Segment] | None = None) -> Plan:
-    """Encode the media of a request and lay out its branches.
+    """Resize the media of a request and lay out its branches; nothing of the model runs, so any thread may plan.
 
     `history`: segments of finished turns that this request continues; they stand before its own and no SYSTEM is added.
     """
@@ -109,7 +109,7 @@ def plan(model: LanceModel, binder: Binder, request: Request, history: list[Segm
             f"shorten the prompt ({len(binder.tokenizer.encode(request.prompt))} tokens), or use fewer or smaller media"
         )
     branches = lay_out(model.config, segments, sampling)
-    return Plan(request, sampling, branches, [encode_medium(model, medium) for medium in prepared], target, notices)
+    return Plan(request, sampling, branches, prepared, target, notices)
 
 
 def lay_out(config: LanceConfig, segments: list[Segment], sampling: ImageSampling) -> list[Branch]:
