@@ -65,8 +65,8 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         n, f = x.shape[:2]
-        y = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2))
-        return y.permute(0, 2, 3, 1).unflatten(0, (n, f))
+        y = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return y.reshape(n, f, *y.shape[1:])
 
 
 class Block(nn.Module):
@@ -92,7 +92,8 @@ class Block(nn.Module):
         if x.shape[1] > 1 or self in past:
             h = torch.cat([torch.cat([before, now[:, :-1]], 1), h[..., self.shifted :]], -1)
         past[self] = now[:, -1:]
-        return x + self.mix(F.silu(self.spread(h)))
+        change: Tensor = self.mix(F.silu(self.spread(h)))
+        return x + change
 
 
 class Down(nn.Module):
@@ -108,7 +109,8 @@ class Down(nn.Module):
         if self not in past:
             x = torch.cat([x[:, :1], x], 1)
         past[self] = x[:, :0]
-        return self.merge(torch.cat([x[:, 0::2], x[:, 1::2]], -1))
+        merged: Tensor = self.merge(torch.cat([x[:, 0::2], x[:, 1::2]], -1))
+        return merged
 
 
 class Up(nn.Module):
@@ -192,7 +194,7 @@ class Autoencoder(nn.Module):
         x = self.encoder_in(x)
         for layer in self.encoder:
             x = layer(x, past)
-        z = self.encoder_out(F.silu(self.encoder_norm(x))).float()
+        z: Tensor = self.encoder_out(F.silu(self.encoder_norm(x))).float()
         return z * torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + 1e-4)
 
     def decode_raw(self, latents: Tensor, past: Past | None = None) -> Tensor:

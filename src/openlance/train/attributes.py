@@ -127,7 +127,7 @@ class VisionStage:
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         answer = self.module(jitter(batch["pixels"], generator))
         labels = batch["labels"].long()
-        total = answer.new_zeros(())
+        total = torch.zeros(())
         for index, (name, logits) in enumerate(_parts(answer)):
             weight = self.recipe.weights.get(name, 1.0)
             total = total + weight * F.cross_entropy(logits.flatten(0, 3), labels[..., index].flatten())
@@ -153,7 +153,7 @@ class VisionStage:
 
     def _score(self, batch: Batch) -> dict[str, float]:
         """Share of right answers over the tokens that have something to see (all tokens for the background), and the mean offset error."""
-        answer = torch.cat([self.module(pixels) for pixels in batch["pixels"].split(8)])
+        answer = torch.cat([self.module(pixels) for pixels in torch.split(batch["pixels"], 8)])
         labels, scores = batch["labels"].long(), dict[str, float]()
         for index, (name, logits) in enumerate(_parts(answer)):
             seen = labels[..., index] > 0
@@ -171,7 +171,7 @@ class VisionStage:
 
 def _parts(answer: Tensor) -> Iterator[tuple[str, Tensor]]:
     sizes = [len(classes) for classes in ATTRIBUTES.values()]
-    yield from zip(ATTRIBUTES, answer[..., :-2].split(sizes, -1), strict=True)
+    yield from zip(ATTRIBUTES, torch.split(answer[..., :-2], sizes, -1), strict=True)
 
 
 def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:

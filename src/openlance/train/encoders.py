@@ -15,8 +15,8 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,8 +113,11 @@ def _stages() -> dict[str, tuple[type[EncoderRecipe], Any]]:
     return {"autoencoder": (AutoencoderRecipe, AutoencoderStage), "vision": (VisionRecipe, VisionStage)}
 
 
-def train_encoder(recipe: EncoderRecipe) -> dict[str, float]:
-    """Train to the end of the recipe, from the run folder's checkpoint if it has one. Returns the last figures."""
+def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[str, float]:
+    """Train to the end of the recipe, from the run folder's checkpoint if it has one. Returns the last figures.
+
+    Once `stopped` holds anything the run is saved after the current step and left.
+    """
     torch.manual_seed(recipe.seed)
     stage: Stage = _stages()[recipe.stage][1](recipe)
     optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
@@ -130,7 +133,6 @@ def train_encoder(recipe: EncoderRecipe) -> dict[str, float]:
     )
     started = saved = time.monotonic()
     samples, losses, figures = 0, list[float](), dict[str, float]()
-    stopped = _stop_on_request()
     for step, batches in enumerate(loader, first):
         losses.append(_train_step(stage, optimizer, batches, recipe.seed, step))
         samples += sum(len(next(iter(batch.values()))) for batch in batches)
@@ -222,15 +224,6 @@ def recipe_dict(recipe: EncoderRecipe) -> dict[str, Any]:
     return values
 
 
-def _stop_on_request() -> list[int]:
-    """A list that fills when the process is asked to end (SIGTERM, Ctrl-C): the loop then saves between two steps and returns."""
-    asked: list[int] = []
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _: asked.append(received))
-    return asked
-
-
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
@@ -244,7 +237,10 @@ def main(arguments: list[str]) -> None:
     if export:
         print(f"exported step {export_now(recipe)} to {recipe.output}")
     else:
-        train_encoder(recipe)
+        stopped: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: stopped.append(received))
+        train_encoder(recipe, stopped)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class OptimizerRecipe:
 
 
 def orthogonalise(gradient: Tensor) -> Tensor:
-    """The nearest matrix with singular values about 1 (0.7 to 1.2) to a gradient (outputs, ...), by five Newton-Schulz steps in bfloat16."""
+    """The nearest matrix with singular values about 1 (0.7 to 1.2) to a gradient (outputs, ...): five Newton-Schulz steps."""
     x = gradient.reshape(gradient.shape[0], -1).bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -42,7 +42,8 @@ def orthogonalise(gradient: Tensor) -> Tensor:
     for _ in range(5):
         square = x @ x.T
         x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
-    return (x.T if tall else x).to(gradient.dtype).reshape(gradient.shape)
+    result: Tensor = (x.T if tall else x).to(gradient.dtype).reshape(gradient.shape)
+    return result
 
 
 class MasterOptimizer:
@@ -113,7 +114,7 @@ class MasterOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises CheckpointError if the state belongs to another module."""
         if state["names"] != self.names or [m.shape for m in state["masters"]] != [m.shape for m in self.masters]:
-            raise CheckpointError("the checkpoint was written for other sizes: keep the recipe's model as it was, or start in a new output folder")
+            raise CheckpointError("the checkpoint was written for other sizes: keep the recipe's model, or start in a new output folder")
         with torch.no_grad():
             torch._foreach_copy_(self.masters, state["masters"])
             torch._foreach_copy_(self.averages, state["averages"])

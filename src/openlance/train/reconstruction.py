@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,8 @@ class AutoencoderStage:
         noisy = latents + strength * torch.randn(latents.shape, generator=generator)
         error = self.module.decode_raw(noisy) - target
         edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-        return error.abs().mean() + self.recipe.mse * error.pow(2).mean() + self.recipe.gradient * edges
+        loss: Tensor = error.abs().mean() + self.recipe.mse * error.pow(2).mean() + self.recipe.gradient * edges
+        return loss
 
     def evaluate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
         if self._held_out is None:
@@ -109,7 +111,7 @@ class AutoencoderStage:
         rows: list[NDArray[np.uint8]] = []
         for kind, pixels in self._held_out.items():
             clean, noisy, made = [], [], []
-            for chunk in pixels.split(4):
+            for chunk in torch.split(pixels, 4):
                 target = to_pixels(chunk)
                 latents = self.module.encode_raw(target)
                 decoded = self.module.decode_raw(latents)
@@ -165,6 +167,7 @@ def draw_crops(rng: random.Random, bucket: CropBucket) -> list[NDArray[np.uint8]
     return crops
 
 
+@cache
 def held_out(images: int, clips: int) -> dict[str, Tensor]:
     """Fixed scenes of the evaluation range, uint8 (N, F, H, W, 3) by kind: images of 128 px, of other sizes, and 17-frame clips."""
     found: dict[str, Tensor] = {}
