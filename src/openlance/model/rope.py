@@ -53,4 +53,10 @@ class Rope(nn.Module):
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate heads x (S, heads, head_dim)."""
-    return torch.addcmul(x * rotation.cos, x.roll(x.shape[-1] // 2, -1), rotation.sin)
+    half = x.shape[-1] // 2
+    if torch.is_grad_enabled():
+        return torch.addcmul(x * rotation.cos, x.roll(half, -1), rotation.sin)
+    out = x * rotation.cos
+    out[..., :half].addcmul_(x[..., half:], rotation.sin[..., :half])
+    out[..., half:].addcmul_(x[..., :half], rotation.sin[..., half:])
+    return out
