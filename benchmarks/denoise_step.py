@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from machine import describe_machine, print_table
 from torch.nn import functional as F
 
+from machine import describe_machine, print_table
 from openlance.engine.denoise import Denoiser
 from openlance.engine.request import ImageSampling
 from openlance.engine.row import Batcher
@@ -78,7 +78,13 @@ def bare_products(model: LanceModel, lengths: list[int], cells: int) -> Callable
     """The linear layers and attention calls of one step, nothing else."""
     sizes, dtype = model.config.transformer, model.dtype
     frame = 2
-    inputs = {n: [torch.randn(n * 2, width, dtype=dtype) for width in (sizes.hidden_size, sizes.num_attention_heads * sizes.head_dim, sizes.intermediate_size)] for n in (frame, cells)}
+    inputs = {
+        n: [
+            torch.randn(n * 2, width, dtype=dtype)
+            for width in (sizes.hidden_size, sizes.num_attention_heads * sizes.head_dim, sizes.intermediate_size)
+        ]
+        for n in (frame, cells)
+    }
     tokens = cells + frame
     query = torch.randn(1, tokens, sizes.num_attention_heads, sizes.head_dim, dtype=dtype).transpose(1, 2)
     keys = [torch.randn(1, sizes.num_key_value_heads, tokens + length, sizes.head_dim, dtype=dtype) for length in lengths]
@@ -121,7 +127,18 @@ def outside_operators(step: Callable[[], None], repeats: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("width", 2048), ("layers", 4), ("heads", 16), ("kv-heads", 2), ("mlp", 11008), ("height", 768), ("image-width", 768), ("prompt-tokens", 96), ("repeats", 5), ("threads", 1)):
+    for name, default in (
+        ("width", 2048),
+        ("layers", 4),
+        ("heads", 16),
+        ("kv-heads", 2),
+        ("mlp", 11008),
+        ("height", 768),
+        ("image-width", 768),
+        ("prompt-tokens", 96),
+        ("repeats", 5),
+        ("threads", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dtype", default="bfloat16")
     args = parser.parse_args()
@@ -139,7 +156,11 @@ def main() -> None:
         ("ratio, median of pairs", f"{statistics.median(a / b for a, b in pairs):.3f}"),
         ("outside torch operators", f"{share:.1%}"),
     ]
-    print_table(f"denoising step: width {args.width}, {args.layers} layers, {args.height}x{args.image_width}, {args.dtype}", rows, describe_machine(args.threads))
+    print_table(
+        f"denoising step: width {args.width}, {args.layers} layers, {args.height}x{args.image_width}, {args.dtype}",
+        rows,
+        describe_machine(args.threads),
+    )
 
 
 if __name__ == "__main__":

@@ -107,7 +107,9 @@ class Lance:
         clips = self._clips(task, prompt, media, parameters)
         return clips[0] if isinstance(prompt, str) else clips
 
-    def edit(self, source: MediumLike | Sequence[MediumLike], instruction: str | list[str], **parameters: Any) -> Image | Clip | list[Image | Clip]:
+    def edit(
+        self, source: MediumLike | Sequence[MediumLike], instruction: str | list[str], **parameters: Any
+    ) -> Image | Clip | list[Image | Clip]:
         """`source` changed as told: an image gives an image, a clip a clip. Several sources: the last one sets the size.
 
         A list of instructions gives a list: each applied to the same source.
@@ -122,9 +124,13 @@ class Lance:
         return results[0] if isinstance(instruction, str) else results
 
     @overload
-    def ask(self, media: Sequence[MediumLike] | MediumLike, question: str, *, stream: bool = False, **parameters: Any) -> str | Iterator[str]: ...
+    def ask(
+        self, media: Sequence[MediumLike] | MediumLike, question: str, *, stream: bool = False, **parameters: Any
+    ) -> str | Iterator[str]: ...
     @overload
-    def ask(self, media: Sequence[MediumLike] | MediumLike, question: list[str], *, stream: bool = False, **parameters: Any) -> list[str]: ...
+    def ask(
+        self, media: Sequence[MediumLike] | MediumLike, question: list[str], *, stream: bool = False, **parameters: Any
+    ) -> list[str]: ...
     def ask(
         self, media: Sequence[MediumLike] | MediumLike, question: str | list[str], *, stream: bool = False, **parameters: Any
     ) -> str | list[str] | Iterator[str]:
@@ -143,9 +149,10 @@ class Lance:
 
     def session(self, history: bool = False) -> Session:
         """A conversation on this model; with `history`, earlier turns are part of the sequence of later ones."""
+        from openlance.engine.history import History
         from openlance.engine.session import Session
 
-        return Session(self, history)
+        return Session(self, History() if history else None)
 
     def read(self, medium: MediumLike) -> Clip:
         """A clip from whatever a user has: a path, bytes, a Pillow image, an array, a clip."""

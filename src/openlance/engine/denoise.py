@@ -39,7 +39,9 @@ class Denoiser:
     others noise.
     """
 
-    def __init__(self, model: LanceModel, targets: list[PackedSequence], contexts: list[Context], start: Tensor, sampling: ImageSampling) -> None:
+    def __init__(
+        self, model: LanceModel, targets: list[PackedSequence], contexts: list[Context], start: Tensor, sampling: ImageSampling
+    ) -> None:
         self.model = model
         self.sampling = sampling
         self.guidance = sampling.guidance()
@@ -47,7 +49,8 @@ class Denoiser:
         self.moving = ~targets[0].clean[targets[0].latent].to(model.device)
         self.all_moving = bool(self.moving.all())
         self.rows = [make_row(model, target, context, Want.VELOCITY, self.start) for target, context in zip(targets, contexts, strict=True)]
-        assert sampling.num_inference_steps is not None and sampling.timestep_shift is not None
+        assert sampling.num_inference_steps is not None
+        assert sampling.timestep_shift is not None
         self.times = timesteps(sampling.num_inference_steps, sampling.timestep_shift).to(model.device)
 
     def place_latents(self, moving: Tensor) -> Tensor:

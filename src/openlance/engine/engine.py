@@ -7,20 +7,22 @@ them, and hands the results back. The synchronous call is this loop with one req
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from openlance.engine.denoise import Denoiser, DenoiseStep
+from openlance.engine.history import History, TurnOutput
 from openlance.engine.prefill import MediumTokens, prefill
-from openlance.engine.prepare import Plan, encode_medium, plan
+from openlance.engine.prepare import Plan, encode_medium, grids_of, plan, prepare_medium
 from openlance.engine.request import Progress, Request
 from openlance.engine.row import Batcher, Row
 from openlance.engine.text import decode_text
 from openlance.errors import Cancelled
 from openlance.flow.path import draw_noise
 from openlance.media.clip import IMAGE_FPS, Clip
+from openlance.model.context import Context
 from openlance.model.lance import LanceModel
 from openlance.model.vae import to_uint8
 from openlance.sequence.bind import Binder
@@ -148,19 +150,25 @@ def run_request(model: LanceModel, binder: Binder, request: Request, planned: Pl
     """The steps of one request, from media to result. A pause after each medium lets other requests have their steps."""
     started = time.perf_counter()
     planned = planned or plan(model, binder, request)
-    media = []
+    history = request.history or History()
+    fresh = []
     for medium in planned.media:
-        media.append(encode_medium(model, medium))
+        fresh.append(encode_medium(model, medium))
         yield from _pause()
-    if planned.target is None:
-        result = yield from _answer(model, binder, planned, media)
+    media = [*history.media, *fresh]
+    branch = planned.branches[0]
+    contexts, logits = yield from prefill(model, planned.branches, media, planned.target is None, history.known(branch))
+    if logits is not None:
+        text, ids = yield from decode_text(model, binder.tokenizer, request, contexts[0], logits, int(branch.positions[:, -1].max()) + 1)
+        result = Result(text=text, token_ids=tuple(ids))
     else:
-        result = yield from _picture(model, planned, media)
-    clip, text, ids, latents = result
-    return Result(clip, text, ids, latents, tuple(planned.notices), time.perf_counter() - started)
-
-
-Parts = tuple[Clip | None, str | None, tuple[int, ...], Tensor | None]
+        latents = yield from _denoise(model, planned, contexts, media)
+        clip = yield from _decode(model, latents, request.task.output)
+        result = Result(clip=clip, latents=latents)
+    if request.history is not None:
+        clips = [clip for clip in request.media if history.find(clip) is None]
+        history.close(binder, branch, contexts[0], list(zip(clips, fresh, strict=True)), _as_seen(model, request, result))
+    return replace(result, notices=tuple(planned.notices), seconds=time.perf_counter() - started)
 
 
 def _pause() -> Generator[list[Row], Outputs, None]:
@@ -168,53 +176,56 @@ def _pause() -> Generator[list[Row], Outputs, None]:
     yield []
 
 
-def _answer(model: LanceModel, binder: Binder, planned: Plan, media: list[MediumTokens]) -> Generator[list[Row], Outputs, Parts]:
-    (branch,) = planned.branches
-    (context,), logits = yield from prefill(model, [branch], media, want_logits=True)
-    assert logits is not None
-    position = int(branch.positions[:, -1].max()) + 1
-    text, ids = yield from decode_text(model, binder.tokenizer, planned.request, context, logits, position)
-    return None, text, tuple(ids), None
-
-
-def _picture(model: LanceModel, planned: Plan, media: list[MediumTokens]) -> Generator[list[Row], Outputs, Parts]:
+def _denoise(model: LanceModel, planned: Plan, contexts: list[Context], media: list[MediumTokens]) -> Generator[list[Row], Outputs, Tensor]:
+    """Latents (t, h, w, C) of the target, reporting progress."""
     request, grid = planned.request, planned.target
     assert grid is not None
-    contexts, _ = yield from prefill(model, planned.branches, media)
     targets = []
     for branch in planned.branches:
         start = branch.fixed_tokens
         targets.append(branch.packed().part(start, start + len(branch.segments[branch.fixed])))
-    start_latents = starting_latents(model, planned, media)
-    denoiser = Denoiser(model, targets, contexts, start_latents, planned.sampling)
+    denoiser = Denoiser(model, targets, contexts, starting_latents(model, planned, media), planned.sampling)
     total = len(denoiser.times) - 1
 
     def report(step: DenoiseStep) -> None:
         if request.on_progress is None:
             return
         every = planned.sampling.preview_every
-        guess = denoiser.place_latents(step.data()).unflatten(0, grid) if every and step.index % every == every - 1 else None
+        guess = denoiser.place_latents(step.data()).reshape(*grid, -1) if every and step.index % every == every - 1 else None
         preview = None if guess is None else _decode_first(model, guess)
-        request.on_progress(Progress(step.index + 1, total, preview))
+        request.on_progress(Progress(min(step.index + 1, total), total, preview))
 
-    latents = (yield from denoiser.run(report)).unflatten(0, grid)
+    latents = yield from denoiser.run(report)
+    return latents.reshape(*grid, -1)
+
+
+def _decode(model: LanceModel, latents: Tensor, output: str) -> Generator[list[Row], Outputs, Clip]:
+    """Pixels of latents (t, h, w, C), latent frame by latent frame, others stepping in between."""
     frames = []
     for piece in model.autoencoder.decode_stream(latents[None]):
         frames.append(torch.from_numpy(to_uint8(piece[0])))
         yield from _pause()
-    fps = model.config.media.fps if request.task.output == "video" else IMAGE_FPS
-    clip = Clip(torch.cat(frames).numpy(), fps)
-    return clip, None, (), latents
+    return Clip(torch.cat(frames).numpy(), model.config.media.fps if output == "video" else IMAGE_FPS)
 
 
-def starting_latents(model: LanceModel, planned: Plan, media: list[MediumTokens]) -> Tensor:
-    """Noise (G, C) of the target with given frames in place. Noise is drawn for every latent of the sequence, in order."""
+def _as_seen(model: LanceModel, request: Request, result: Result) -> TurnOutput:
+    """A result as the next turn of its conversation will see it: a picture keeps the very latents it was decoded from."""
+    if result.clip is None or result.latents is None:
+        return TurnOutput(ids=result.token_ids)
+    prepared = prepare_medium(model, result.clip, frozenset({Kind.VISION}), request.resolution)
+    t, h, w = result.latents.shape[:3]
+    grids = replace(grids_of(model, prepared), latent=(t, h, w))
+    return TurnOutput((), result.clip, replace(encode_medium(model, prepared), latent=result.latents), grids)
+
+
+def starting_latents(model: LanceModel, planned: Plan, media: Sequence[MediumTokens]) -> Tensor:
+    """Noise (G, C) of the target, given leading frames in place. Noise is drawn for every latent of the sequence, in order."""
     branch = planned.branches[0]
     before = sum(segment.cells for segment in branch.segments[: branch.fixed] if segment.kind is Kind.LATENT)
     target = branch.segments[branch.fixed]
     noise = draw_noise(target.cells, model.config.latent_channels, planned.request.seed, skip=before)
-    if target.clean_frames:
-        given = media[0].latent
+    if planned.first_frame is not None:
+        given = media[planned.first_frame].latent
         assert given is not None
         first = given[: target.clean_frames].flatten(0, 2).cpu()
         noise[: len(first)] = first

@@ -55,25 +55,26 @@ def prefill(
 ) -> Generator[list[Row], Outputs, tuple[list[Context], Tensor | None]]:
     """Contexts of all branches, and the logits after the first branch's last fixed token if wanted.
 
-    `known`: a context that already holds the leading tokens of every branch; it is forked, never changed.
+    `known`: a context that already holds leading tokens of the first branch; it is forked, never changed. What the other
+    branches share with the first is computed once; a branch that shares less than another starts anew.
     """
     first = branches[0]
-    shared = min([first.fixed, *(first.shares(other) for other in branches[1:])])
-    if len(branches) == 1:
-        shared = 0
+    shares = [sum(len(segment) for segment in first.segments[: first.shares(other)]) for other in branches[1:]]
+    cut = max(shares, default=0)
     done = 0 if known is None else known.length
     base = model.new_context() if known is None else known.fork(first.fixed_tokens - done)
-    shared_tokens = sum(len(segment) for segment in first.segments[:shared])
-    if shared_tokens > done:
-        yield [_part(model, first, done, shared_tokens, base, media, Want.CONTEXT)]
-        done = shared_tokens
-    rows, contexts = [], []
-    for i, branch in enumerate(branches):
-        context = base if i == len(branches) - 1 else base.fork(branch.fixed_tokens - done)
-        contexts.append(context)
-        if branch.fixed_tokens > done:
-            want = Want.LOGITS if want_logits and i == 0 else Want.CONTEXT
-            rows.append(_part(model, branch, done, branch.fixed_tokens, context, media, want))
+    if cut > done:
+        yield [_part(model, first, done, cut, base, media, Want.CONTEXT)]
+    cut = max(cut, done)
+    starts = [cut, *(cut if share == cut else 0 for share in shares)]
+    contexts = [
+        base.fork(branch.fixed_tokens - start) if start else model.new_context() for branch, start in zip(branches, starts, strict=True)
+    ]
+    rows = [
+        _part(model, branch, start, branch.fixed_tokens, context, media, Want.LOGITS if want_logits and i == 0 else Want.CONTEXT)
+        for i, (branch, start, context) in enumerate(zip(branches, starts, contexts, strict=True))
+        if branch.fixed_tokens > start
+    ]
     outputs: Outputs = (yield rows) if rows else []
     return contexts, outputs[0] if want_logits and outputs else None
 

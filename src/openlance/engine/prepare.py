@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from openlance.engine.history import History
 from openlance.engine.prefill import Branch, MediumTokens
 from openlance.engine.request import ImageSampling, Request, Resolution
 from openlance.errors import RequestError
@@ -36,8 +37,11 @@ class Plan:
     sampling: ImageSampling
     branches: list[Branch]
     media: list[PreparedMedium]
+    """The media that are new to the conversation, to be encoded."""
     target: Grid | None
     notices: list[str] = field(default_factory=list)
+    first_frame: int | None = None
+    """Which medium of the conversation gives the target's first latent frame."""
 
 
 def prepare_medium(model: LanceModel, clip: Clip, kinds: frozenset[Kind], resolution: Resolution | None) -> PreparedMedium:
@@ -84,23 +88,21 @@ def grids_of(model: LanceModel, medium: PreparedMedium) -> MediumGrids:
     return MediumGrids(vision, latent)
 
 
-def plan(model: LanceModel, binder: Binder, request: Request, history: list[Segment] | None = None) -> Plan:
-    """Resize the media of a request and lay out its branches; nothing of the model runs, so any thread may plan.
-
-    `history`: segments of finished turns that this request continues; they stand before its own and no SYSTEM is added.
-    """
-    task = request.task
+def plan(model: LanceModel, binder: Binder, request: Request) -> Plan:
+    """Resize the media of a request and lay out its branches; nothing of the model runs, so any thread may plan."""
+    task, history = request.task, request.history or History()
     sampling = request.image.resolve(model.config)
     kinds = frozenset(task.blocks) | ({Kind.LATENT} if task.clean_frames else frozenset())
     prepared = [prepare_medium(model, clip, kinds, request.resolution) for clip in request.media]
     notices: list[str] = []
     target = None if task.output == "text" else target_grid(model.config, request, prepared, notices)
-    grids = [grids_of(model, medium) for medium in prepared]
-    if history is None:
-        segments = binder.bind(task, request.prompt, grids, target, request.system)
-    else:
-        turn = [*binder.blocks(task, grids), *binder.prompt(request.prompt)]
-        segments = [*history, *turn, *(binder.target(task, target) if target else [])]
+    known = [history.find(clip) for clip in request.media]
+    fresh = [medium for medium, index in zip(prepared, known, strict=True) if index is None]
+    used = [index for index in known if index is not None]
+    segments = history.continued(task, used) or binder.system(task, request.system)
+    segments += binder.blocks(task, [grids_of(model, medium) for medium in fresh], first_medium=len(history.media))
+    segments += binder.prompt(request.prompt)
+    segments += [*binder.target(task, target), *binder.closing()] if target else []
     tokens = sum(len(segment) for segment in segments)
     limit = model.config.transformer.max_position_embeddings
     if tokens > limit:
@@ -108,8 +110,8 @@ def plan(model: LanceModel, binder: Binder, request: Request, history: list[Segm
             f"the request is {tokens} tokens long and the model takes {limit}: "
             f"shorten the prompt ({len(binder.tokenizer.encode(request.prompt))} tokens), or use fewer or smaller media"
         )
-    branches = lay_out(model.config, segments, sampling)
-    return Plan(request, sampling, branches, prepared, target, notices)
+    first_frame = (used[0] if used else len(history.media)) if task.clean_frames else None
+    return Plan(request, sampling, lay_out(model.config, segments, sampling), fresh, target, notices, first_frame)
 
 
 def lay_out(config: LanceConfig, segments: list[Segment], sampling: ImageSampling) -> list[Branch]:

@@ -12,6 +12,7 @@ from openlance.model.config import LanceConfig
 from openlance.sequence.tasks import Task
 
 if TYPE_CHECKING:
+    from openlance.engine.history import History
     from openlance.media import Clip
 
 MAX_STEPS = 1000
@@ -61,8 +62,10 @@ class ImageSampling:
 
     def guidance(self) -> Guidance:
         """The guidance of resolved parameters."""
-        assert self.guidance_scale is not None and self.guidance_interval is not None
-        assert self.guidance_renorm is not None and self.guidance_renorm_min is not None
+        assert self.guidance_scale is not None
+        assert self.guidance_interval is not None
+        assert self.guidance_renorm is not None
+        assert self.guidance_renorm_min is not None
         low, high = self.guidance_interval
         return Guidance(self.guidance_scale, self.visual_guidance_scale, (low, high), self.guidance_renorm, self.guidance_renorm_min)
 
@@ -113,6 +116,8 @@ class Request:
     system: str | None = None
     """Replaces the SYSTEM text of the model's templates."""
     resolution: "Resolution | None" = None
+    history: "History | None" = None
+    """The conversation that this request continues; it takes the finished turn in."""
     on_progress: Callable[[Progress], None] | None = None
     on_text: Callable[[str], None] | None = None
 

@@ -160,7 +160,7 @@ class Batcher:
             latents = _cat([rows[i].latents for i in chosen])
             times = _cat([rows[i].times[rows[i].time_index] for i in chosen])
             velocity = self.model.velocity(states, latents, times[:, None])
-            for i, part in zip(chosen, velocity.split([rows[i].shape[1] for i in chosen]), strict=True):
+            for i, part in zip(chosen, torch.split(velocity, [rows[i].shape[1] for i in chosen]), strict=True):
                 outputs[i] = part
         return outputs
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from openlance.engine.history import History
 from openlance.errors import RequestError
 from openlance.media.clip import Clip
 from openlance.sequence.tasks import infer_task
@@ -27,7 +28,8 @@ class Session:
     """Turns on one model. With `history` all earlier turns are part of each turn's sequence, and their keys and values are kept."""
 
     lance: "Lance"
-    history: bool = False
+    history: History | None = None
+    """Earlier turns as part of each turn's sequence; None: every turn stands alone with its source."""
     turns: list[Turn] = field(default_factory=list)
     source: Clip | None = None
     """The picture or clip that the next edit or question is about."""
@@ -60,9 +62,9 @@ class Session:
         return self._produce(self.lance.request(infer_task(kind, (kind,)), instruction, (source,), **parameters))
 
     def undo(self) -> None:
-        """Forget the last turn and take up the source it started from."""
-        if not self.turns:
-            raise RequestError("there is no turn to undo")
+        """Forget the last turn and take up the source it started from. Raises RequestError with `history`, which only grows."""
+        if not self.turns or self.history is not None:
+            raise RequestError("there is no turn to undo" if not self.turns else "a session with history cannot undo: start another")
         turn = self.turns.pop()
         self.source = turn.request.media[-1] if turn.request.media else None
 
@@ -78,10 +80,7 @@ class Session:
         return clip
 
     def _turn(self, request: "Request") -> "Result":
-        if not self.history:
-            (result,) = self.lance.run([request])
-        else:
-            result = self.lance.continue_turn(self, request)
+        (result,) = self.lance.run([replace(request, history=self.history)])
         self.turns.append(Turn(replace(request, on_progress=None, on_text=None), result))
         return result
 

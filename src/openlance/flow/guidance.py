@@ -61,6 +61,6 @@ def renorm(guided: Tensor, full: Tensor, kind: str, minimum: float) -> Tensor:
     if kind == "none":
         return guided
     dims = (-1,) if kind == "channel" else tuple(range(guided.ndim))
-    wanted = torch.linalg.vector_norm(full, dim=dims, keepdim=True)
-    norm = torch.linalg.vector_norm(guided, dim=dims, keepdim=True)
+    wanted: Tensor = torch.linalg.vector_norm(full, dim=dims, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(guided, dim=dims, keepdim=True)
     return guided * (wanted / (norm + 1e-8)).clamp(minimum, 1.0)

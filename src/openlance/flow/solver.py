@@ -4,6 +4,7 @@ A solver yields (x, t) wherever it wants a velocity, is sent v(x, t), and return
 velocities are computed, so one batch can serve solvers at different times.
 """
 
+import itertools
 from collections.abc import Callable, Generator
 
 import torch
@@ -26,7 +27,7 @@ def euler(x: Tensor, times: Tensor) -> Solver:
 def heun(x: Tensor, times: Tensor) -> Solver:
     """Second order, two evaluations a step (one on the last, which ends on data)."""
     grid = times.tolist()
-    for t, following in zip(grid[:-1], grid[1:], strict=True):
+    for t, following in itertools.pairwise(grid):
         velocity = yield x, t
         guess = x - velocity * (t - following)
         if following > 0:
@@ -45,12 +46,12 @@ def dpmpp_2m(x: Tensor, times: Tensor) -> Solver:
     grid = times.tolist()
     previous: Tensor | None = None
     last_step = 0.0
-    for t, following in zip(grid[:-1], grid[1:], strict=True):
+    for t, following in itertools.pairwise(grid):
         velocity = yield x, t
         data = x - t * velocity
         if following == 0:
-            return data
-        if t < 1:
+            x = data
+        elif t < 1:
             step = _log_snr(following) - _log_snr(t)
             direction = data if previous is None or last_step == 0 else data + (data - previous) * (step / (2 * last_step))
             factor = following / t

@@ -33,7 +33,9 @@ def base_positions(segments: Sequence[Segment]) -> Tensor:
     return torch.cat(parts, 1) if parts else torch.zeros(3, 0, dtype=torch.long)
 
 
-def positions(segments: Sequence[Segment], vision_anchor: int = 1000, reference_anchor: int = 2000, anchor_understanding: bool = False) -> Tensor:
+def positions(
+    segments: Sequence[Segment], vision_anchor: int = 1000, reference_anchor: int = 2000, anchor_understanding: bool = False
+) -> Tensor:
     """Positions (3, S) with the anchors.
 
     Vision segments move along the temporal axis so that the first one starts at `vision_anchor`; reference latents likewise at

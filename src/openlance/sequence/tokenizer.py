@@ -7,9 +7,7 @@ from typing import Any
 
 from openlance.errors import CheckpointError
 
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
 
 
@@ -36,7 +34,9 @@ class Tokenizer:
             return cls(json.loads(whole.read_text(encoding="utf-8")))
         for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
             if not (folder / name).exists():
-                raise CheckpointError(f"no tokenizer in {folder}: it needs tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json")
+                raise CheckpointError(
+                    f"no tokenizer in {folder}: it needs tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json"
+                )
         vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
