@@ -213,7 +213,9 @@ def action_facts(o: Object, what: What) -> tuple[Fact, ...]:
 
 ACTIONS = {
     "still": "standing still",
-    "left": "moving left", "right": "moving right", "up": "moving up", "down": "moving down", "grow": "growing", "shrink": "shrinking", "spin": "spinning", "blink": "blinking", "bounce": "bouncing", "appear": "appearing", "disappear": "disappearing",
+    "left": "moving left", "right": "moving right", "up": "moving up", "down": "moving down",
+    "grow": "growing", "shrink": "shrinking", "spin": "spinning", "blink": "blinking", "bounce": "bouncing",
+    "appear": "appearing", "disappear": "disappearing",
 }  # fmt: skip
 
 

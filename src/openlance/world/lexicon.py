@@ -6,8 +6,8 @@ from openlance.world.palette import BACKGROUNDS, COLOURS, PLACES, SCENERIES, SHA
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "circle": ("disc",), "cross": ("plus sign",), "ring": ("hoop",), "diamond": ("rhombus",),
-    "airplane": ("plane",), "football": ("soccer ball",), "bicycle": ("bike",), "gift": ("present",), "hamburger": ("burger",), "sailboat": ("sailing boat",),
-    "rabbit": ("bunny",), "train": ("locomotive",),
+    "airplane": ("plane",), "football": ("soccer ball",), "bicycle": ("bike",), "gift": ("present",), "hamburger": ("burger",),
+    "sailboat": ("sailing boat",), "rabbit": ("bunny",), "train": ("locomotive",),
     "small": ("little", "tiny"), "medium": ("medium-sized",), "large": ("big", "huge"),
     "purple": ("violet",), "cyan": ("turquoise",), "gray": ("grey",), "striped": ("stripy",), "dotted": ("spotted",),
 }  # fmt: skip

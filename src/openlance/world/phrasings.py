@@ -315,11 +315,7 @@ class Voice:
     held: bool = False
 
     def say(self, group: str, **parts: str) -> str:
-        (
-            "",
-            "One phrasing of a group, filled in.",
-            "",
-        )
+        """One phrasing of a group, filled in."""
         last = splits().held_phrasings
         choices = PHRASINGS[group][-last:] if self.held else PHRASINGS[group][:-last]
         return self.rng.choice(choices).format(**parts)

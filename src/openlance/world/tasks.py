@@ -241,11 +241,8 @@ def _video_edit(name: str) -> Maker:
         edit = VIDEO_EDITS[name](draw.voice, scene, draw.options()) if scene else None
         if not scene or not edit:
             return None
-        return (
-            Turn(
-                "video_edit", edit.text, (draw.clip(scene),), draw.clip(edit.scene), facts=edit.facts, before=edit.before, after=edit.after
-            ),
-        )
+        inputs, target = (draw.clip(scene),), draw.clip(edit.scene)
+        return (Turn("video_edit", edit.text, inputs, target, facts=edit.facts, before=edit.before, after=edit.after),)
 
     return make
 

@@ -48,9 +48,8 @@ def ask_action(voice: Voice, scene: Scene) -> Question | None:
     if not picked:
         return None
     answer = action_name(picked[0])
-    return with_options(
-        voice, Question(voice.say("ask action", x=the(voice, picked[1])), answer), [a for a in ACTIONS.values() if a != answer]
-    )
+    question = Question(voice.say("ask action", x=the(voice, picked[1])), answer)
+    return with_options(voice, question, [a for a in ACTIONS.values() if a != answer])
 
 
 def ask_who(voice: Voice, scene: Scene) -> Question | None:

@@ -1,0 +1,142 @@
+"""Names a piece of a picture by its nearest template: every kind in every colour and texture, drawn and cut out just like the piece."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlance.world.facts import What
+from openlance.world.judge.segment import Floats, Piece, foreground, join_fragments, pieces, square_crop
+from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, SCENERIES, SHAPES, TEXTURES, THINGS
+from openlance.world.render import render
+from openlance.world.scene import Object, Scene, diameters
+from openlance.world.sprites import sprite
+
+SIDE = 24
+MASK_WEIGHT = 140.0
+UNKNOWN_ERROR = 62.0
+"""Root mean square error (RGB levels, mask included) above which a piece is nothing the world knows. Perfect pieces stay under 35."""
+PLACE_SLACK = 0.05
+LOOKALIKE = 40.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object found in a frame: centre in shares of the canvas, diameter in short sides, error of its template."""
+
+    kind: str
+    colour: str
+    texture: str
+    x: float
+    y: float
+    diameter: float
+    error: float
+    piece: Piece
+
+    @property
+    def known(self) -> bool:
+        """True when the template fits well enough to believe the name."""
+        return self.error < UNKNOWN_ERROR
+
+
+def recognise(frame: NDArray[np.uint8], piece: Piece, background: str) -> Seen:
+    """The nearest template of a piece; the band of a scenery behind its middle decides which templates."""
+    height, width = frame.shape[:2]
+    left, top, right, bottom = piece.box
+    x, y = (left + right) / 2 / width, (top + bottom) / 2 / height
+    names, bank, norms = _templates(background, _band(background, y))
+    vector = _vector(frame[top:bottom, left:right], piece)
+    errors = norms - 2 * (bank @ vector)
+    best = int(errors.argmin())
+    error = float(np.sqrt(max(0.0, float(errors[best] + vector @ vector)) / (SIDE * SIDE)))
+    kind, colour, texture = names[best]
+    return Seen(kind, colour, texture, x, y, piece.side / min(height, width), error, piece)
+
+
+def _vector(pixels: NDArray[np.uint8], piece: Piece) -> Floats:
+    """RGB on gray outside the mask, and the mask as a fourth, weightier channel: (4 * SIDE * SIDE,)."""
+    shown = np.where(piece.mask[..., None], pixels.astype(np.float32), 128.0)
+    planes = [square_crop(shown[..., c], piece.box, 128.0, SIDE) for c in range(3)]
+    mask = square_crop(piece.mask.astype(np.float32), piece.box, 0.0, SIDE)
+    return np.concatenate([p.ravel() / np.sqrt(3) for p in planes] + [mask.ravel() * MASK_WEIGHT]).astype(np.float32)
+
+
+def _band(background: str, y: float) -> int:
+    if background in BACKGROUNDS:
+        return 0
+    return next((i for i, (lower, _) in enumerate(SCENERIES[background]) if y <= lower), len(SCENERIES[background]) - 1)
+
+
+def _looks() -> list[tuple[str, str, str]]:
+    shapes = [(k, c, t) for k in SHAPES for c in COLOURS for t in TEXTURES]
+    return shapes + [(k, c, "solid") for k in THINGS for c in (NATURAL, *COLOURS)]
+
+
+@cache
+def _templates(background: str, band: int) -> tuple[list[tuple[str, str, str]], Floats, Floats]:
+    """(names, vectors (N, 4 * SIDE * SIDE), squared norms (N,)) of everything that can be seen on one band of a background."""
+    lower = [0.0, *(edge for edge, _ in SCENERIES[background])] if background in SCENERIES else [0.0, 1.0]
+    y = (lower[band] + lower[band + 1]) / 2
+    names, vectors = [], []
+    for look in _looks():
+        scene = Scene(240, 240, background, (Object(*look, "small", 0.5, min(0.88, max(0.12, y)), 0.22),))
+        frame = render(scene, 240, 240)
+        found = [p for p in join_fragments(pieces(foreground(frame, background)), 240) if p.box[0] <= 120 <= p.box[2]]
+        if not found:
+            continue
+        piece = max(found, key=lambda p: p.area)
+        left, top, right, bottom = piece.box
+        names.append(look)
+        vectors.append(_vector(frame[top:bottom, left:right], piece))
+    bank = np.stack(vectors)
+    return names, bank, (bank**2).sum(1)
+
+
+@cache
+def lookalike(thing: str) -> str | None:
+    """The tint that a thing in its natural colours can be taken for (a natural car is red)."""
+    natural = np.asarray(sprite(thing, NATURAL, SIDE).convert("RGBA"), np.float32)
+    solid = natural[..., 3] > 127
+
+    def gap(colour: str) -> float:
+        tinted = np.asarray(sprite(thing, colour, SIDE), np.float32)
+        return float(np.abs(tinted - natural)[solid][:, :3].mean())
+
+    best = min(COLOURS, key=gap)
+    return best if gap(best) < LOOKALIKE else None
+
+
+def fits(what: What, seen: Seen, height: int, width: int) -> bool:
+    """True when a description agrees with what is seen on a canvas of this size."""
+    return (
+        seen.known
+        and what.kind in (None, seen.kind)
+        and (what.colour is None or same_colour(seen.kind, what.colour, seen.colour))
+        and (what.texture in (None, seen.texture) or seen.kind in THINGS)
+        and (what.size is None or what.size == size_name(seen.diameter, height, width))
+        and (what.place is None or at_place(what.place, seen.x, seen.y))
+    )
+
+
+def same_colour(kind: str, said: str, seen: str) -> bool:
+    """Equal, or a natural thing and the tint it looks like."""
+    return said == seen or (NATURAL in (said, seen) and kind in THINGS and lookalike(kind) in (said, seen))
+
+
+def size_name(diameter: float, height: int, width: int) -> str:
+    """The nearest size of the canvas."""
+    sizes = diameters(height, width)
+    return min(sizes, key=lambda s: abs(np.log(diameter / (sizes[s] * 1.03))))
+
+
+def at_place(place: str, x: float, y: float) -> bool:
+    """True when a point lies in a named place or within PLACE_SLACK of it."""
+    words = place.split()
+    column = next((w for w in words if w in ("left", "right")), "middle")
+    row = next((w for w in words if w in ("top", "bottom")), "middle")
+    return _in_third(x, ("left", "middle", "right").index(column)) and _in_third(y, ("top", "middle", "bottom").index(row))
+
+
+def _in_third(value: float, index: int) -> bool:
+    return index / 3 - PLACE_SLACK < value < (index + 1) / 3 + PLACE_SLACK
