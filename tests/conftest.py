@@ -45,7 +45,7 @@ def golden_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden(golden_dir: Path):  # noqa: ANN201
+def golden(golden_dir: Path):
     def load(case: str) -> GoldenCase:
         folder = golden_dir / case
         if not folder.exists():

@@ -75,7 +75,10 @@ def test_cached_sampling_equals_uncached(lance: Lance, picture: Clip, film: Clip
 def test_together_equals_alone(lance: Lance, picture: Clip, film: Clip) -> None:
     """All tasks at once, of different sizes and step counts, joining one engine: each result is that of its lone run."""
     requests = [request_of(lance, task, picture, film, seed=i, num_inference_steps=2 + i % 3) for i, task in enumerate(TASKS)]
-    requests += [lance.request("understand", "what is it?", (picture,), max_new_tokens=6, resolution=(64, 112)), lance.request("text", "hello", max_new_tokens=4)]
+    requests += [
+        lance.request("understand", "what is it?", (picture,), max_new_tokens=6, resolution=(64, 112)),
+        lance.request("text", "hello", max_new_tokens=4),
+    ]
     together = lance.run(requests)
     for request, result in zip(requests, together, strict=True):
         (alone,) = lance.run([request])

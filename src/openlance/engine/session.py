@@ -2,17 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from openlance.engine.history import History
 from openlance.errors import RequestError
 from openlance.media.clip import Clip
-from openlance.sequence.tasks import infer_task
+from openlance.sequence.tasks import Task, infer_task
 
 if TYPE_CHECKING:
     from openlance.engine.engine import Result
     from openlance.engine.request import Request
-    from openlance.pipeline import Lance
+
+
+class Runner(Protocol):
+    """What a session needs of whoever runs its turns."""
+
+    def read(self, medium: Any) -> Clip:
+        """A clip from whatever a user has."""
+
+    def request(self, task: Task | str, prompt: str, media: Sequence[Clip] = (), **parameters: Any) -> "Request":
+        """A validated request."""
+
+    def run(self, requests: "Sequence[Request]") -> "list[Result]":
+        """Results of requests, in order."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Turn:
 class Session:
     """Turns on one model. With `history` all earlier turns are part of each turn's sequence, and their keys and values are kept."""
 
-    lance: "Lance"
+    lance: Runner
     history: History | None = None
     """Earlier turns as part of each turn's sequence; None: every turn stands alone with its source."""
     turns: list[Turn] = field(default_factory=list)
