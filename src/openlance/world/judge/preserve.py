@@ -3,69 +3,59 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from openlance.world.facts import What
+from openlance.world.judge.segment import Piece
 from openlance.world.judge.view import View
+
+Frames = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
 
 SAME, LOST = 14.0, 60.0
 """Mean absolute difference (levels) up to which a region counts as kept, and from which it counts as lost; between, linear."""
 MARGIN = 0.04
 
 
-def preservation(
-    source: NDArray[np.uint8], output: NDArray[np.uint8], views: tuple[list[View], list[View]], change: tuple[What | None, What | None]
-) -> float:
+def preservation(source: Frames, output: Frames, views: list[View], changing: list[list[Box]], background: bool = True) -> float:
     """Share of the source's regions (each untouched object, the word, the background) that the output keeps, 0 to 1.
 
-    `source` and `output` are (F, H, W, 3), `views` what is seen in them; `change` describes what is meant to change, in the source and in the
-    output. An output of another size keeps nothing.
+    `source` and `output` are (F, H, W, 3), `views` what is seen in the source's frames; `changing` lists, a frame, the boxes (px) that are
+    meant to change, and without `background` the background may, too. An output of another size keeps nothing.
     """
     if source.shape != output.shape:
         return 0.0
-    kept = [_frame(source[i], output[i], (views[0][i], views[1][i]), change) for i in range(0, len(source), max(1, len(source) // 5))]
-    return float(np.mean(kept))
+    looked = range(0, len(source), max(1, len(source) // 5))
+    return float(np.mean([_frame(source[i], output[i], views[i], changing[i], background) for i in looked]))
 
 
-def _frame(
-    source: NDArray[np.uint8], output: NDArray[np.uint8], views: tuple[View, View], change: tuple[What | None, What | None]
-) -> float:
-    height, width = source.shape[:2]
+def _frame(source: Frames, output: Frames, view: View, changing: list[Box], background: bool) -> float:
     difference = np.abs(source.astype(np.float32) - output.astype(np.float32)).mean(-1)
-    free = np.zeros((height, width), np.bool_)
-    for view, what in zip(views, change, strict=True):
-        for box in _boxes(view, what):
-            _fill(free, box, round(MARGIN * min(height, width)))
-    regions, objects = [], np.zeros((height, width), np.bool_)
-    for seen in views[0].objects:
-        left, top, right, bottom = seen.piece.box
-        mask = np.zeros((height, width), np.bool_)
-        mask[top:bottom, left:right] = seen.piece.mask
-        objects |= mask
-        regions.append(mask & ~free)
-    for piece in views[0].word.pieces if views[0].word else ():
-        _fill(objects, piece.box, 1)
-    if views[0].word:
-        word = np.zeros((height, width), np.bool_)
-        for piece in views[0].word.pieces:
-            _fill(word, piece.box, 0)
-        regions.append(word & ~free)
-    if change[0] is None or change[0].kind != "background":
-        regions.append(~objects & ~free)
-    sizes = [r for r in regions if r.sum() > 0.001 * r.size]
-    return float(np.mean([_kept(float(difference[r].mean())) for r in sizes])) if sizes else 1.0
+    fixed = np.ones(difference.shape, np.bool_)
+    for box in changing:
+        _fill(fixed, box, round(MARGIN * min(fixed.shape)), False)
+    regions = [_object_mask(view, seen.piece) for seen in view.objects]
+    if view.word:
+        word = np.zeros(fixed.shape, np.bool_)
+        for piece in view.word.pieces:
+            _fill(word, piece.box, 1, True)
+        regions.append(word)
+    if background:
+        regions.append(~np.any(regions, 0) if regions else np.ones(fixed.shape, np.bool_))
+    kept = [r & fixed for r in regions]
+    return float(np.mean([_kept(float(difference[r].mean())) for r in kept if r.sum() > 0.001 * r.size] or [1.0]))
 
 
-def _boxes(view: View, what: What | None) -> list[tuple[int, int, int, int]]:
-    """Boxes of what is meant to change."""
-    if what is None or what.kind == "background":
-        return []
-    if what.kind == "word":
-        return [p.box for p in view.word.pieces] if view.word else []
-    return [seen.piece.box for seen in view.matching(what)]
+def _object_mask(view: View, piece: Piece) -> NDArray[np.bool_]:
+    left, top, right, bottom = piece.box
+    mask = np.zeros((view.height, view.width), np.bool_)
+    mask[top:bottom, left:right] = piece.mask
+    inner = mask.copy()  # the rim mixes with the background and changes with it
+    for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+        inner &= np.roll(mask, shift, axis)
+    return inner
 
 
-def _fill(mask: NDArray[np.bool_], box: tuple[int, int, int, int], margin: int) -> None:
+def _fill(mask: NDArray[np.bool_], box: Box, margin: int, value: bool) -> None:
     left, top, right, bottom = box
-    mask[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = True
+    mask[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = value
 
 
 def _kept(difference: float) -> float:

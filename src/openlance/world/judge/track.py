@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,15 +113,15 @@ def motion_of(t: Track) -> str:
         return "grow"
     if ratio <= 0.8:
         return "shrink"
-    if float(np.ptp(ys)) >= 0.8 * WAY and float(np.ptp(xs)) < WAY:
-        return "bounce"
-    return "spin" if _turning(sights) else "still"
+    if _turning(sights):
+        return "spin"
+    return "bounce" if float(np.ptp(ys)) >= 0.8 * WAY and float(np.ptp(xs)) < WAY else "still"
 
 
 def _gaps(t: Track) -> int:
     """How often it comes back after having gone."""
     shown = [s is not None for s in t.seen]
-    return sum(a and not b and any(shown[i + 1 :]) for i, (a, b) in enumerate(zip(shown, shown[1:], strict=False)))
+    return sum(a and not b and any(shown[i + 1 :]) for i, (a, b) in enumerate(pairwise(shown)))
 
 
 def _turning(sights: list[Seen]) -> bool:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from openlance.errors import LanceError
 from openlance.world.examples import Example, Turn
@@ -23,8 +22,8 @@ RESIZED = 1.15
 
 @dataclass(frozen=True)
 class Verdict:
-    """`done`: share of the facts that are true (of captions the recall); `preserved`: share of the rest that stayed (1 where nothing had to,
-    of captions the precision); `facts`: each fact by name; `score`: 0 to 1.
+    """`done`: share of the facts that are true (of captions the recall); `preserved`: share of the rest that stayed (1 if none had to,
+    of captions the precision); `facts`: each by name; `score`: 0 to 1.
 
     The score is 1 or 0 (all facts or not) for generation and answers, the share of true facts for dense prompts, sqrt(done * preserved) for
     edits, the harmonic mean of recall and precision for captions.
@@ -73,7 +72,8 @@ def judge_turn(turn: Turn, output: Frames | str, source: Frames | None = None, c
     facts = {fact.name: sight.holds(fact, before) for fact in turn.facts}
     done = sum(_voided(turn.facts, facts)) / max(1, len(facts))
     if edited and before is not None:
-        preserved = preservation(given, frames, (before.views, sight.views), (turn.before, turn.after))
+        changing = [before.boxes(turn.before, i) + sight.boxes(turn.after, i) for i in range(len(before.views))]
+        preserved = preservation(given, frames, before.views, changing, turn.before != What("background"))
         return Verdict(done, preserved, facts, float((done * preserved) ** 0.5))
     score = done if category == "dense" else float(all(facts.values()))
     return Verdict(done, 1.0, facts, score)
@@ -117,6 +117,17 @@ class Sight:
         """Tracks whose first sight a description fits."""
         view = self.views[0]
         return [t for t in self.tracks if fits(what, t.first, view.height, view.width)]
+
+    def boxes(self, what: What | None, index: int) -> list[tuple[int, int, int, int]]:
+        """Boxes, in one frame, of what is meant to change: the tracks a description fits, the word."""
+        if what is None or index >= len(self.views):
+            return []
+        view = self.views[index]
+        if what.kind == "word":
+            return [p.box for p in view.word.pieces] if view.word else []
+        if what.kind == "background":
+            return []
+        return [seen.piece.box for t in self.matching(what) if (seen := t.seen[index]) is not None]
 
     def holds(self, fact: Fact, before: "Sight | None" = None) -> bool:
         """True when a fact is seen; `before` is what an edit started from."""
@@ -163,8 +174,3 @@ def _resized(before: list[Track], after: list[Track], direction: str) -> bool:
     """True when some object of the source has become clearly bigger or smaller."""
     ratios = [b.first.diameter / a.first.diameter for a in before for b in after]
     return any(r >= RESIZED if direction == "bigger" else r <= 1 / RESIZED for r in ratios)
-
-
-def picture(frames: Frames) -> Image.Image:
-    """The first frame as a Pillow image."""
-    return Image.fromarray(frames[0] if frames.ndim == 4 else frames)
