@@ -50,7 +50,7 @@ QUANTITIES = (
     Quantity("final latents", 5e-4, r"final_latent\.\d+|engine\.latents|latent_abs_max", guided=True),
     Quantity("shipped cache", 5e-4, r"kv\..*|kv_(vs_full|step0_v(un)?cond|with_corrected\w*)_max_abs_diff\w*", guided=True),
     Quantity("decoded pixels", 5e-4, r"decoded|dec_pixels\w*\.\d+", guided=True),
-    Quantity("decoded pixels", 1.0, r"engine\.frames", guided=True),
+    Quantity("frames of 0..255", 1.0, r"engine\.frames", guided=True),
     Quantity("logits", 1e-4, r"logits|top2_margin_min|kv_vs_full_logits_max_abs_diff"),
     Quantity("generated ids", EXACT, r"generated_ids|engine\.ids|generated_text|nocache_generated_same"),
     Quantity("losses", 1e-4, r"ce|mse|loss|ce_mean|mse_mean|ce_loss_weights|total_mse_tokens"),

@@ -1,0 +1,91 @@
+"""What a person sees while a command works: notices, spinners, progress; all on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from openlance.engine.request import Progress
+    from openlance.pipeline import Lance
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """How results are told."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="one JSON object a result on stdout, for machines")
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress, no notices")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, verb: str = "use") -> None:
+    """Which model, where and how."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-m", "--model", default="nano", metavar="NAME", help=f"model to {verb}: nano (embedded, default), a folder, or bytedance-research/Lance"
+    )
+    group.add_argument("--variant", choices=("image", "video"), help="which of the published weights")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument("--dtype", default="auto", help="auto (bfloat16), float32, bfloat16 or float16")
+    group.add_argument("--templates", metavar="FILE", help="templates.json instead of the model's")
+
+
+def stderr_console(quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet)
+
+
+def load_model(args: argparse.Namespace, console: Console) -> Lance:
+    """The model that the arguments name."""
+    with console.status(f"loading {args.model} ..."):
+        from openlance.pipeline import Lance
+
+        return Lance.from_pretrained(args.model, variant=args.variant, device=args.device, dtype=args.dtype, templates=args.templates)
+
+
+def notice(console: Console, message: str) -> None:
+    """One line a person should know of."""
+    console.print(f"note: {message}", style="yellow", markup=False, highlight=False)
+
+
+def tell(value: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+class StepBar:
+    """One bar over the steps of several requests that are computed together."""
+
+    def __init__(self, bar: Any, requests: int) -> None:
+        self._bar = bar
+        self._requests = requests
+        self._task = bar.add_task("preparing", total=None)
+        self._done: dict[int, int] = {}
+
+    def watch(self, index: int) -> Any:
+        """The progress callback of request `index`."""
+
+        def report(progress: Progress) -> None:
+            self._done[index] = progress.step
+            self._bar.update(
+                self._task, description="denoising", total=progress.total * self._requests, completed=sum(self._done.values())
+            )
+
+        return report
+
+
+@contextmanager
+def step_bar(console: Console, requests: int) -> Iterator[StepBar]:
+    """A progress bar with step count and remaining time; silent where stderr is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=console.quiet or not console.is_terminal) as bar:
+        yield StepBar(bar, requests)
