@@ -41,11 +41,11 @@ def golden_samples(case: Any, folder: Path) -> list[Sample]:
             shown, vision = vision[:cells].reshape(t, h // 2, w // 2, -1), vision[cells:]
         if task in ("image_edit", "understand"):
             media.append(MediumFeatures(torch.zeros(1, 1, 1, 128) if shown is None else shown, given))
-        blank = Medium("video" if task in ("t2v", "i2v") else "image", content=b"")
+        blank = Medium("video" if task in ("t2v", "i2v") else "image", b"")
         record = Record(
             task,
             entry["caption"] if task != "understand" else question.split("<|vision_end|>")[-1],
-            tuple(blank for _ in media) if task != "i2v" else (Medium("image", content=b""),),
+            tuple(blank for _ in media) if task != "i2v" else (Medium("image", b""),),
             None if task == "understand" else blank,
             answer.removesuffix("<|im_end|>") if task == "understand" else None,
             system,
@@ -53,5 +53,5 @@ def golden_samples(case: Any, folder: Path) -> list[Sample]:
         dropped = (PROMPT_ROLES if entry["text_dropped"] else frozenset()) | (frozenset({Role.SOURCE}) if entry["vision_dropped"] else frozenset())
         if task == "i2v":
             media = [MediumFeatures()]
-        samples.append(bind_sample(binder, record, media, None if task == "understand" else latents.pop(0), dropped))
+        samples.append(bind_sample(binder, record.words, media, None if task == "understand" else latents.pop(0), dropped))
     return samples

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openlance.errors import LanceError
+from openlance.media.clip import Clip
 from openlance.sequence.tasks import Task, find_task, infer_task
 
 Frames = NDArray[np.uint8]
@@ -23,22 +24,52 @@ class RecordError(LanceError):
     """A record that cannot be used; the message names it and says why."""
 
 
+class Drawing(Protocol):
+    """A medium that is drawn when it is looked at."""
+
+    @property
+    def fps(self) -> float: ...
+
+    def pixels(self) -> Frames:
+        """uint8 (F, H, W, 3)."""
+
+
 @dataclass(frozen=True)
 class Medium:
-    """One image or video: its pixels, or where they are. Exactly one of `frames`, `path` and `content` is given."""
+    """One image or video: its pixels, or where they are."""
 
     kind: str
     """`image` or `video`."""
-    frames: Frames | None = None
-    """(F, H, W, 3)"""
-    path: Path | None = None
-    content: bytes | None = None
+    source: Clip | Path | bytes | Drawing
 
     def __post_init__(self) -> None:
         if self.kind not in (IMAGE, VIDEO):
             raise RecordError(f"a medium is '{IMAGE}' or '{VIDEO}', not '{self.kind}'")
-        if sum(value is not None for value in (self.frames, self.path, self.content)) != 1:
-            raise RecordError("a medium is given by exactly one of frames, path and content")
+
+    def clip(self) -> Clip:
+        """The decoded frames. Raises MediaError naming the file."""
+        if isinstance(self.source, Clip):
+            return self.source
+        if isinstance(self.source, Path | bytes):
+            from openlance.media.read import read_image, read_video
+
+            return read_image(self.source) if self.kind == IMAGE else read_video(self.source)
+        return Clip(self.source.pixels(), self.source.fps)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is said in an example, for media that are features already."""
+
+    task: str
+    text: str = ""
+    answer: str | None = None
+    system: str | None = None
+    """Replaces the SYSTEM text of the task."""
+
+    @property
+    def definition(self) -> Task:
+        return find_task(self.task)
 
 
 @dataclass(frozen=True)
@@ -67,6 +98,10 @@ class Record:
     @property
     def definition(self) -> Task:
         return find_task(self.task)
+
+    @property
+    def words(self) -> Words:
+        return Words(self.task, self.text, self.answer, self.system)
 
 
 def from_items(items: Sequence[tuple[str | Medium, bool]], subject: bool = False, **fields: Any) -> Record:
@@ -131,4 +166,4 @@ def _medium(item: dict[str, Any], folder: Path) -> Medium:
     path = (folder / str(item[kinds[0]])).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise RecordError(f"{item[kinds[0]]} lies outside the folder of the data file: move the media beside it")
-    return Medium(kinds[0], path=path)
+    return Medium(kinds[0], path)

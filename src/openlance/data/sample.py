@@ -8,7 +8,7 @@ from random import Random
 
 from torch import Tensor
 
-from openlance.data.records import Record
+from openlance.data.records import Words
 from openlance.sequence.bind import Binder, Grid, MediumGrids
 from openlance.sequence.segment import CONDITION_ROLES, PROMPT_ROLES, Kind, Role, Segment, without
 
@@ -66,17 +66,17 @@ KEEP_ALL = ConditionDropout(0.0, 0.0)
 
 
 def bind_sample(
-    binder: Binder, record: Record, media: Sequence[MediumFeatures], target: Tensor | None, dropped: frozenset[Role] = frozenset()
+    binder: Binder, words: Words, media: Sequence[MediumFeatures], target: Tensor | None, dropped: frozenset[Role] = frozenset()
 ) -> Sample:
-    """The sample of a record whose media were encoded to `media`, and its target to the latent `target` (t, h, w, C).
+    """The sample of a record's words with its media encoded to `media`, and its target to the latent `target` (t, h, w, C).
 
-    `dropped` roles are left out if the record generates; an answer always keeps its question.
+    `dropped` roles are left out if something is generated; an answer always keeps its question.
     """
-    task = record.definition
+    task = words.definition
     grid = None if target is None else _grid(target)
-    segments = binder.bind(task, record.text, [medium.grids() for medium in media], grid, record.system)
-    if record.answer is not None:
-        segments += binder.answer(record.answer)
+    segments = binder.bind(task, words.text, [medium.grids() for medium in media], grid, words.system)
+    if words.answer is not None:
+        segments += binder.answer(words.answer)
     else:
         segments = without(segments, dropped)
     features = tuple(_fill(segment, media, target) for segment in segments)

@@ -96,6 +96,11 @@ class LossSums:
     mse: Counter[str] = field(default_factory=Counter)
     targets: Counter[str] = field(default_factory=Counter)
 
+    def include(self, other: "LossSums") -> None:
+        """Add the sums of another."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name).update(getattr(other, name))
+
     def means(self) -> dict[str, float]:
         """`ce/TASK` and `mse/TASK`."""
         ce = {f"ce/{task}": self.ce[task] / count for task, count in self.answers.items() if count}

@@ -1,0 +1,113 @@
+"""From the mixture to batches: samples wait in buckets of one shape until a bucket is full."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from openlance.data.batch import TrainingBatch, assemble, padded_length
+from openlance.data.layout import Anchors
+from openlance.data.mixture import Draw, Mixture
+from openlance.data.sample import Sample
+from openlance.errors import LanceError
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BatchRecipe:
+    """How samples are put together. Tokens count both streams, padding included."""
+
+    form: str = "bucketed"
+    """`bucketed`: one shape a batch, for small models. `packed`: any samples side by side, unpadded."""
+    tokens: int = 3072
+    """Most tokens of one forward pass."""
+    tokens_per_step: int = 12288
+    """Tokens between two updates; the passes of a step are accumulated."""
+    round_to: int = 16
+    """Bucketed: understanding streams are padded to a multiple of this."""
+
+    def __post_init__(self) -> None:
+        if self.form not in ("bucketed", "packed"):
+            raise LanceError(f"batch form '{self.form}' is not 'bucketed' or 'packed'")
+        if min(self.tokens, self.tokens_per_step, self.round_to) < 1:
+            raise LanceError("batch tokens, tokens_per_step and round_to must be at least 1")
+
+
+class Loader:
+    """Endless batches. `rank` of `world_size` loaders takes every world_size-th draw, so more ranks see the same order."""
+
+    def __init__(self, mixture: Mixture, recipe: BatchRecipe, anchors: Anchors, rank: int = 0, world_size: int = 1) -> None:
+        self.mixture = mixture
+        self.recipe = recipe
+        self.anchors = anchors
+        self.rank, self.world_size = rank, world_size
+        self._waiting: dict[Shape, list[tuple[Draw, Sample]]] = defaultdict(list)
+
+    def step(self) -> list[TrainingBatch]:
+        """The batches of one update: about tokens_per_step tokens over all ranks."""
+        wanted = self.recipe.tokens_per_step / self.world_size
+        batches = [next(self)]
+        while sum(batch.num_tokens for batch in batches) + self.recipe.tokens / 2 < wanted:
+            batches.append(next(self))
+        return batches
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        return self
+
+    def __next__(self) -> TrainingBatch:
+        while True:
+            draw = self.mixture.draw()
+            if draw.number % self.world_size != self.rank:
+                continue
+            full = self._add(draw, self.mixture.sample(draw))
+            if full:
+                round_to = self.recipe.round_to if self.recipe.form == "bucketed" else 1
+                return assemble([sample for _, sample in full], self.anchors, round_to)
+
+    def _add(self, draw: Draw, sample: Sample) -> list[tuple[Draw, Sample]]:
+        """Put a sample where it belongs; what is complete by it is taken out and returned."""
+        shape = self._shape(sample)
+        size = sum(shape) if self.recipe.form == "bucketed" else sum(sample.sizes)
+        if size > self.recipe.tokens:
+            raise LanceError(f"a sample of task '{sample.task}' has {size} tokens, a batch holds {self.recipe.tokens}: raise batch.tokens")
+        waiting = self._waiting[shape]
+        if self.recipe.form == "bucketed":
+            waiting.append((draw, sample))
+            return self._waiting.pop(shape) if len(waiting) >= self.recipe.tokens // size else []
+        if sum(sum(other.sizes) for _, other in waiting) + size > self.recipe.tokens:
+            self._waiting[shape] = [(draw, sample)]
+            return waiting
+        waiting.append((draw, sample))
+        return []
+
+    def _shape(self, sample: Sample) -> Shape:
+        if self.recipe.form == "packed":
+            return (0, 0)
+        U, G = sample.sizes
+        return padded_length(U, self.recipe.round_to), G
+
+    def refresh(self) -> None:
+        """Let the mixture take in what its sources have grown to."""
+        self.mixture.refresh()
+
+    def state(self) -> dict[str, Any]:
+        """Integers only: the mixture's, and the draws that wait in buckets."""
+        waiting = [(draw.number, draw.source, draw.index) for pairs in self._waiting.values() for draw, _ in pairs]
+        return {"mixture": self.mixture.state(), "waiting": waiting}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where another loader stopped."""
+        self.mixture.load_state(state["mixture"])
+        self._waiting.clear()
+        for values in state["waiting"]:
+            draw = Draw(*values)
+            sample = self.mixture.sample(draw)
+            self._waiting[self._shape(sample)].append((draw, sample))
+
+
+def task_counts(batches: list[TrainingBatch]) -> Counter[str]:
+    """Samples of each task."""
+    return Counter(task for batch in batches for task in batch.tasks)

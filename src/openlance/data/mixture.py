@@ -1,0 +1,87 @@
+"""The order of training: which sample comes k-th out of several weighted sources. Its state is a few integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+import torch
+
+from openlance.data.sample import Sample
+from openlance.data.source import Source
+from openlance.errors import LanceError
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One drawn sample: the `number`-th of the run, sample `index` of source `source`."""
+
+    number: int
+    source: int
+    index: int
+
+
+class Mixture:
+    """Draws from sources by weight; each source is walked in seeded permutations, epoch after epoch.
+
+    A source that grows is noticed at `refresh`: until then the epochs run over what it had before.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
+        if len(sources) != len(weights) or not sources:
+            raise LanceError(f"{len(sources)} sources and {len(weights)} weights: give every source one weight")
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise LanceError(f"mixture weights {list(weights)} must be at least 0 and not all 0")
+        self.sources = sources
+        self.weights = list(weights)
+        self.seed = seed
+        self.number = 0
+        self.drawn = [0] * len(sources)
+        self.lengths = [0] * len(sources)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what the sources have grown to; a source whose length changed starts a new epoch."""
+        for i, source in enumerate(self.sources):
+            if len(source) != self.lengths[i]:
+                self.lengths[i] = len(source)
+                self.drawn[i] = 0
+            if not self.lengths[i] and self.weights[i]:
+                raise LanceError(f"source '{source.name}' is empty: fill it, or give it weight 0")
+
+    def draw(self) -> Draw:
+        """The next sample's place; advances the state."""
+        rng = Random(f"{self.seed}/{self.number}/source")
+        (source,) = rng.choices(range(len(self.sources)), self.weights)
+        length = self.lengths[source]
+        epoch, place = divmod(self.drawn[source], length)
+        index = int(_permutation(self.seed, source, epoch, length)[place])
+        draw = Draw(self.number, source, index)
+        self.number += 1
+        self.drawn[source] += 1
+        return draw
+
+    def sample(self, draw: Draw) -> Sample:
+        """The sample of a draw: a pure function of it and the seed."""
+        return self.sources[draw.source].sample(draw.index, Random(f"{self.seed}/{draw.number}"))
+
+    def state(self) -> dict[str, Any]:
+        return {"number": self.number, "drawn": list(self.drawn), "lengths": list(self.lengths)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where another mixture of the same sources stopped. Raises LanceError if one of them has shrunk."""
+        if len(state["drawn"]) != len(self.sources):
+            raise LanceError(f"the checkpoint was made with {len(state['drawn'])} sources, the recipe has {len(self.sources)}")
+        for source, length in zip(self.sources, state["lengths"], strict=True):
+            if len(source) < length:
+                raise LanceError(f"source '{source.name}' has {len(source)} samples and had {length} when the checkpoint was made")
+        self.number, self.drawn, self.lengths = state["number"], list(state["drawn"]), list(state["lengths"])
+
+
+@lru_cache(maxsize=32)
+def _permutation(seed: int, source: int, epoch: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(hash((seed, source, epoch)) % 2**63)
+    return torch.randperm(length, generator=generator)

@@ -1,0 +1,108 @@
+"""The synthetic world as a data source: an index is a seed, a seed is an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from openlance.data.records import IMAGE, VIDEO, Medium, Record
+from openlance.errors import LanceError
+from openlance.world.examples import Example, Turn
+from openlance.world.examples import Medium as WorldMedium
+from openlance.world.facts import What
+from openlance.world.language import BRIEF, DENSE, Detail, an, clip_prompt, object_groups, prompt, sample_detail
+from openlance.world.phrasings import Voice
+from openlance.world.questions import IMAGE_QUESTIONS
+from openlance.world.scene import Scene, diameters
+from openlance.world.tasks import CATEGORIES, Setting, make_example
+from openlance.world.video_questions import VIDEO_QUESTIONS
+
+
+@dataclass(frozen=True)
+class WorldData:
+    """Examples of one task of the world at one size.
+
+    `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
+    """
+
+    task: str
+    categories: dict[str, float] | None = None
+    height: int = 128
+    width: int = 128
+    num_frames: int = 17
+    fps: float = 8.0
+    ring: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
+        if self.task not in CATEGORIES or unknown:
+            raise LanceError(f"the world has no task '{self.task}' with categories {unknown}; it has { {t: list(c) for t, c in CATEGORIES.items()} }")
+
+    def shares(self) -> Mapping[str, float]:
+        return self.categories or dict.fromkeys(CATEGORIES.get(self.task, {}), 1.0)
+
+    def example(self, index: int) -> Example:
+        """The example of a training index, the same on every machine."""
+        shares = self.shares()
+        (category,) = Random(f"category/{index}").choices(list(shares), list(shares.values()))
+        return make_example(self.task, category, index, Setting(self.height, self.width, self.num_frames, self.fps, self.ring))
+
+
+def record_of(turn: Turn, name: str = "") -> Record:
+    """A turn of an example as a record whose media are drawn when they are looked at."""
+    media = tuple(_medium(medium) for medium in turn.inputs)
+    return Record(turn.task, turn.text, media, None if turn.target is None else _medium(turn.target), turn.answer, id=name)
+
+
+def _medium(medium: WorldMedium) -> Medium:
+    return Medium(IMAGE if medium.num_frames == 1 else VIDEO, medium)
+
+
+def rephrase(entry: Mapping[str, Any], rng: Random) -> tuple[str, str | None]:
+    """(text, answer) of a cached example of the world, worded anew from its scene where the scene alone decides what can be said.
+
+    Instructions of edits and subjects stay as they are: what changes is not in a scene.
+    """
+    again = REWORDINGS.get(entry["task"])
+    said = again(entry["category"], Scene.from_dict(entry["scene"]), Voice(rng)) if again and entry.get("scene") else None
+    return said or (entry["text"], entry["answer"])
+
+
+Said = tuple[str, str | None] | None
+
+
+def _picture(category: str, scene: Scene, voice: Voice) -> Said:
+    if category in ("single", "two"):
+        names = [an(voice, What(o.kind)) for o in scene.objects]
+        return voice.say("picture", x=" and ".join(names)), None
+    detail = {
+        "count": lambda: BRIEF,
+        "colour": lambda: BRIEF,
+        "attribute": lambda: BRIEF,
+        "position": lambda: replace(BRIEF, relation=True),
+        "dense": lambda: replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1),
+    }.get(category, lambda: sample_detail(voice, scene))()
+    countable = all(n == 1 or what.count(scene) == n for what, n in object_groups(scene, detail))
+    return (prompt(voice, scene, detail)[0], None) if countable else None
+
+
+def _clip(category: str, scene: Scene, voice: Voice) -> Said:
+    detail = replace(sample_detail(voice, scene), place=False, relation=False, size=False)
+    return clip_prompt(voice, scene, detail)[0], None
+
+
+def _first_frame(category: str, scene: Scene, voice: Voice) -> Said:
+    return clip_prompt(voice, scene, Detail(texture=False, background=False), "first frame")[0], None
+
+
+def _question(category: str, scene: Scene, voice: Voice) -> Said:
+    of_clips = category.startswith("video ")
+    ask = VIDEO_QUESTIONS[category.removeprefix("video ")] if of_clips else IMAGE_QUESTIONS[category]
+    question = ask(voice, scene)
+    return (question.text, question.answer) if question else None
+
+
+REWORDINGS: dict[str, Callable[[str, Scene, Voice], Said]] = {"t2i": _picture, "t2v": _clip, "i2v": _first_frame, "understand": _question}
+"""By the name of a task of the world: how its words follow from a category and a scene."""

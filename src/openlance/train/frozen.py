@@ -1,0 +1,97 @@
+"""The frozen encoders of a run: read from the folders of their pre-stages, applied to clips in batches of one size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openlance.errors import CheckpointError
+from openlance.media.clip import Clip
+from openlance.model.vae import build_autoencoder, to_pixels
+from openlance.model.vision import VisionEncoder
+
+BATCH_PIXELS = 1 << 20
+"""Pixels of all frames in one pass of an encoder."""
+
+
+def read_encoder(
+    folder: Path, build: Callable[[dict[str, Any]], nn.Module], dtype: torch.dtype = torch.bfloat16
+) -> tuple[nn.Module, dict[str, Any], str]:
+    """(module, its configuration, digest of its weights) of a pre-stage's output folder. Buffers follow from the configuration."""
+    from safetensors.torch import load
+
+    weights = folder / "weights.safetensors"
+    if not weights.exists():
+        raise CheckpointError(f"no {weights.name} in {folder}: train the encoder first, or name the folder of one")
+    config = json.loads((folder / "config.json").read_text())
+    content = weights.read_bytes()
+    module = build(config)
+    parameters = dict(module.named_parameters())
+    tensors = {name: tensor for name, tensor in load(content).items() if name not in dict(module.named_buffers())}
+    if set(tensors) != set(parameters):
+        raise CheckpointError(f"{weights} does not fit its config.json: {sorted(set(tensors) ^ set(parameters))[:4]} ...")
+    for name, parameter in parameters.items():
+        parameter.data = tensors[name].to(dtype)
+    return module.eval().requires_grad_(False), config, hashlib.sha256(content).hexdigest()[:16]
+
+
+class FrozenEncoders:
+    """Vision encoder and autoencoder of a run; either may be missing until a task asks for it."""
+
+    def __init__(self, vision: nn.Module | None, autoencoder: nn.Module | None) -> None:
+        self._vision: Any = vision
+        self._autoencoder: Any = autoencoder
+
+    def vision(self, clips: Sequence[Clip]) -> list[Tensor]:
+        """(t, h, w, D) each."""
+        if self._vision is None:
+            raise CheckpointError("a task of the recipe looks at media, but there is no vision encoder: set encoders.vision")
+        encoder = self._vision
+
+        def encode(group: list[Tensor]) -> list[Tensor]:
+            tokens = encoder([encoder.patchify(frames) for frames in group])
+            grid = encoder.token_grid(*group[0].shape[:3])
+            return [part.reshape(*grid, -1) for part in tokens]
+
+        return _in_groups(clips, encode)
+
+    def latent(self, clips: Sequence[Clip]) -> list[Tensor]:
+        """(t, h, w, C) each."""
+        if self._autoencoder is None:
+            raise CheckpointError("a task of the recipe makes media, but there is no autoencoder: set encoders.autoencoder")
+        encoder = self._autoencoder
+        return _in_groups(clips, lambda group: list(encoder.encode(torch.cat([to_pixels(frames) for frames in group]))))
+
+
+def _in_groups(clips: Sequence[Clip], encode: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
+    """Encode clips of one size together, in their order."""
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, clip in enumerate(clips):
+        groups[clip.frames.shape].append(index)
+    found: dict[int, Tensor] = {}
+    for shape, members in groups.items():
+        size = max(1, BATCH_PIXELS // (shape[0] * shape[1] * shape[2]))
+        for start in range(0, len(members), size):
+            part = members[start : start + size]
+            with torch.no_grad():
+                found.update(zip(part, encode([torch.tensor(clips[i].frames) for i in part]), strict=True))
+    return [found[i] for i in range(len(clips))]
+
+
+def read_vision(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The vision encoder of a folder and its configuration."""
+    module, config, _ = read_encoder(folder, VisionEncoder)
+    return module, config
+
+
+def read_autoencoder(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The autoencoder of a folder and its configuration."""
+    module, config, _ = read_encoder(folder, build_autoencoder)
+    return module, config

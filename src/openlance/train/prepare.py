@@ -1,0 +1,98 @@
+"""From a recipe to the things it names: model, frozen encoders, data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import yaml
+
+from openlance.data.cache import CachedSource
+from openlance.data.layout import Anchors
+from openlance.data.loader import Loader
+from openlance.data.mixture import Mixture
+from openlance.data.records import read_jsonl
+from openlance.data.source import RecordSource, Source, WorldSource
+from openlance.data.world import rephrase
+from openlance.model.config import LanceConfig
+from openlance.model.lance import LanceModel
+from openlance.sequence.bind import Binder
+from openlance.sequence.template import OWN_WORDING
+from openlance.sequence.tokenizer import Tokenizer
+from openlance.train.frozen import FrozenEncoders, read_autoencoder, read_vision
+from openlance.train.initial import initialise
+from openlance.train.recipe import ModelRecipe, RecipeError, SourceRecipe, TrainRecipe
+from openlance.weights.load import load_pretrained
+
+SHARED = {"understanding": ("embedding.", "head."), "generation": ("latent.",)}
+"""What an expert uses outside the layers."""
+
+
+def build_model(recipe: ModelRecipe, seed: int) -> tuple[LanceModel, Binder, FrozenEncoders]:
+    """The model to train, in float32 (a new one) or in the dtype of its checkpoint, with the frozen encoders attached."""
+    if (recipe.config is None) == (recipe.checkpoint is None):
+        raise RecipeError("model needs exactly one of config (a new model) and checkpoint (one to go on from)")
+    if recipe.checkpoint is not None:
+        model, tokenizer, wording = load_pretrained(recipe.checkpoint, dtype="float32", device="cpu")
+        binder = Binder(tokenizer, wording)
+    else:
+        binder = Binder(_tokenizer(recipe), OWN_WORDING)
+        model = _new_model(recipe, len(binder.tokenizer), seed)
+    if recipe.vision is not None and model.vision is None:
+        model.vision, config = read_vision(recipe.vision)
+        model.config = dataclasses.replace(model.config, vision=config)
+    if recipe.autoencoder is not None and model.autoencoder is None:
+        model.autoencoder, config = read_autoencoder(recipe.autoencoder)
+        model.config = dataclasses.replace(model.config, autoencoder=config)
+    return model, binder, FrozenEncoders(model.vision, model.autoencoder)
+
+
+def _tokenizer(recipe: ModelRecipe) -> Tokenizer:
+    if recipe.tokenizer is None:
+        raise RecipeError("model.tokenizer is missing: a new model needs the folder of one")
+    return Tokenizer.load(recipe.tokenizer)
+
+
+def _new_model(recipe: ModelRecipe, vocabulary: int, seed: int) -> LanceModel:
+    config = read_config(recipe.config or Path())
+    if not config.transformer.vocab_size:
+        config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, vocab_size=vocabulary))
+    if config.transformer.vocab_size < vocabulary:
+        raise RecipeError(f"{recipe.config}: vocab_size {config.transformer.vocab_size} is below the tokenizer's {vocabulary}")
+    model = LanceModel(config)
+    initialise(model, seed)
+    return model
+
+
+def read_config(path: Path) -> LanceConfig:
+    """A model's configuration from YAML."""
+    if not path.exists():
+        raise RecipeError(f"model.config: no file {path}")
+    return LanceConfig.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def freeze(model: LanceModel, train: tuple[str, ...]) -> None:
+    """Let only these experts learn, with what they use outside the layers; the encoders never do."""
+    unknown = sorted(set(train) - set(SHARED))
+    if unknown or not train:
+        raise RecipeError(f"model.train {list(train)} must name understanding, generation or both")
+    for name, parameter in model.named_parameters():
+        encoder = name.startswith(("vision.", "autoencoder."))
+        parameter.requires_grad_(not encoder and any(expert in name or name.startswith(SHARED[expert]) for expert in train))
+
+
+def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders) -> Loader:
+    """The data of a recipe."""
+    sources = [_source(name, source, recipe, binder, encoders) for name, source in recipe.sources.items()]
+    mixture = Mixture(sources, [source.weight for source in recipe.sources.values()], recipe.seed)
+    anchors = Anchors(config.anchors.vision, config.anchors.reference, config.anchors.understanding)
+    return Loader(mixture, recipe.batch, anchors)
+
+
+def _source(name: str, source: SourceRecipe, recipe: TrainRecipe, binder: Binder, encoders: FrozenEncoders) -> Source:
+    if source.cache is not None:
+        return CachedSource(name, source.cache, binder, recipe.dropout, rephrase if source.rephrase else None)
+    if source.world is not None:
+        return WorldSource(name, source.world, encoders, binder, recipe.dropout)
+    assert source.records is not None
+    return RecordSource(name, list(read_jsonl(source.records)), encoders, binder, recipe.dropout)
