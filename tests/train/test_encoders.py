@@ -86,7 +86,10 @@ def test_the_exported_autoencoder_normalises_its_latents(tmp_path: Path) -> None
 
 def test_a_grown_decoder_starts_as_the_old_one_and_leaves_the_encoder_alone(tmp_path: Path) -> None:
     run(tmp_path, AUTOENCODER, 2, "first")
-    grown = AUTOENCODER.replace("decoder_blocks: [1, 1, 1]", "decoder_blocks: [2, 3, 1]") + f"encoder_from: {tmp_path / 'first'}\n"
+    grown = (
+        AUTOENCODER.replace("decoder_blocks: [1, 1, 1]", "decoder_blocks: [2, 3, 1]")
+        + f"start_from: {tmp_path / 'first'}\nfreeze_encoder: true\n"
+    )
     frozen = "optimizer: {{smallest_matrix: 16, muon: 0.0, adamw: 0.0}}"
     run(tmp_path, grown.replace("optimizer: {{smallest_matrix: 16, warmup: 2, decay: 1.0e-9}}", frozen), 1, "still")
     run(tmp_path, grown, 2, "second")
@@ -99,8 +102,11 @@ def test_a_grown_decoder_starts_as_the_old_one_and_leaves_the_encoder_alone(tmp_
     assert torch.equal(latents["first"], latents["second"])
     torch.testing.assert_close(models["still"].decode(latents["first"]), models["first"].decode(latents["first"]), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(models["second"].decode(latents["first"]), models["first"].decode(latents["first"]), atol=1e-3)
-    smaller = AUTOENCODER.replace("decoder_blocks: [1, 1, 1]", "decoder_blocks: [1, 0, 1]") + f"encoder_from: {tmp_path / 'first'}\n"
-    with pytest.raises(LanceError, match="decoder_blocks"):
+    smaller = (
+        AUTOENCODER.replace("decoder_blocks: [1, 1, 1]", "decoder_blocks: [1, 0, 1]")
+        + f"start_from: {tmp_path / 'first'}\nfreeze_encoder: true\n"
+    )
+    with pytest.raises(LanceError, match="decoder blocks"):
         run(tmp_path, smaller, 1, "third")
 
 

@@ -4,7 +4,7 @@ The diffusion model that later aims at these latents never hits them exactly, so
 between none and `noise` times the latents' own size, drawn for every sample. The loss is L1 + 4 MSE + 0.5 times the error of the
 gradients: MSE because PSNR is what is asked for, gradients because edges of letters are.
 
-A second run may keep the encoder of a first one (`encoder_from`) and train the decoder alone, with more blocks if wanted: latents that
+A second run may start from a first one (`start_from`) with more blocks. With `freeze_encoder` it trains the decoder alone: latents that
 were cached and models that were trained on them stay valid while the pictures get sharper.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from openlance.errors import LanceError
 from openlance.model.autoencoder import Autoencoder, AutoencoderConfig, Block
@@ -58,8 +58,10 @@ class AutoencoderRecipe(EncoderRecipe):
     noise: float = 0.4
     mse: float = 4.0
     gradient: float = 0.5
-    encoder_from: Path | None = None
-    """Folder of exported weights: their encoder and latent statistics are kept, their decoder is where training starts."""
+    start_from: Path | None = None
+    """Folder of exported weights to start from; the model may have more blocks than they have."""
+    freeze_encoder: bool = False
+    """Keep the encoder and the latent statistics of `start_from` as they are."""
     evaluation_images: int = 16
     """Held-out images of every kind."""
     evaluation_clips: int = 12
@@ -92,8 +94,11 @@ class AutoencoderStage:
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe
         self.module = Autoencoder(recipe.model)
-        if recipe.encoder_from:
-            start_from(self.module, recipe.encoder_from)
+        if recipe.start_from:
+            start_from(self.module, recipe.start_from)
+        if recipe.freeze_encoder:
+            for part in (self.module.encoder_in, self.module.encoder, self.module.encoder_norm, self.module.encoder_out):
+                part.requires_grad_(False)
         self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._held_out: dict[str, Tensor] | None = None
 
@@ -137,8 +142,8 @@ class AutoencoderStage:
         return figures, np.concatenate(rows)
 
     def export(self, folder: Path) -> None:
-        """Latent statistics are measured on 400 training images and 60 clips, unless the encoder came with its own."""
-        if self.recipe.encoder_from:
+        """Latent statistics are measured on 400 training images and 60 clips, unless the encoder is an earlier one's."""
+        if self.recipe.freeze_encoder:
             mean, std = self.module.latents_mean.float(), self.module.latents_std.float()
         else:
             latents = torch.cat([self._encode_some(images=400), self._encode_some(clips=60)])
@@ -158,28 +163,33 @@ class AutoencoderStage:
 
 @torch.no_grad()
 def start_from(model: Autoencoder, folder: Path) -> None:
-    """Take over exported weights and freeze the encoder, in place. Where `model` has more decoder blocks, the new ones start as nothing."""
-    values = json.loads((folder / "config.json").read_text())
-    old = build_autoencoder(values)
+    """Take over exported weights, in place. Where `model` has more blocks than they have, the new ones start by doing nothing.
+
+    Raises LanceError if the weights have more blocks than `model` or other widths.
+    """
+    old = build_autoencoder(json.loads((folder / "config.json").read_text()))
     assert isinstance(old, Autoencoder)
     old.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / "weights.safetensors").items()})
+    if old.config.widths != model.config.widths or old.latent_channels != model.latent_channels:
+        raise LanceError(f"{folder} has widths {old.config.widths} and {old.latent_channels} latent channels: give the recipe the same")
     for name, child in old.named_children():
-        if name != "decoder":
+        if isinstance(child, nn.ModuleList):
+            _grow(model.get_submodule(name), child, f"{folder} has more {name} blocks than the recipe: give at least as many")
+        else:
             model.get_submodule(name).load_state_dict(child.state_dict())
-    fresh = iter(old.decoder)
-    waiting = next(fresh, None)
-    for layer in model.decoder:
-        if waiting is not None and type(layer) is type(waiting):
-            layer.load_state_dict(waiting.state_dict())
-            waiting = next(fresh, None)
+    model.latents_mean.copy_(old.latents_mean)
+    model.latents_std.copy_(old.latents_std)
+
+
+def _grow(layers: nn.Module, old: nn.ModuleList, complaint: str) -> None:
+    waiting = list(old)
+    for layer in layers.children():
+        if waiting and type(layer) is type(waiting[0]):
+            layer.load_state_dict(waiting.pop(0).state_dict())
         elif isinstance(layer, Block):
-            layer.mix.weight.zero_()
-    if waiting is not None:
-        raise LanceError(f"{folder} has a larger decoder than the recipe: give at least {values['decoder_blocks']} decoder_blocks")
-    for name in ("latents_mean", "latents_std"):
-        getattr(model, name).copy_(getattr(old, name))
-    for part in (model.encoder_in, model.encoder, model.encoder_norm, model.encoder_out):
-        part.requires_grad_(False)
+            nn.init.zeros_(layer.mix.weight)
+    if waiting:
+        raise LanceError(complaint)
 
 
 def draw_batch(rng: random.Random, bucket: CropBucket) -> NDArray[np.uint8]:
