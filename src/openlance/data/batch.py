@@ -15,6 +15,7 @@ from torch import Tensor
 
 from openlance.data.layout import PADDING, Anchors, Layout, layout_of
 from openlance.data.sample import Sample
+from openlance.sequence.segment import Kind
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,19 @@ class TrainingBatch:
         return Counter(answer=self.answer.numel(), target=int((self.target > 0).sum()))
 
 
-def padded_length(understanding: int, round_to: int) -> int:
-    return -(-understanding // round_to) * round_to
-
-
-def assemble(samples: Sequence[Sample], anchors: Anchors, round_to: int = 1) -> TrainingBatch:
-    """One batch of samples, grouped by shape; understanding streams are padded to multiples of `round_to`."""
+def assemble(samples: Sequence[Sample], anchors: Anchors, round_to: int = 1, views: int = 1) -> TrainingBatch:
+    """One batch of samples, grouped by shape; understanding streams are padded to multiples of `round_to`, targets laid out `views` times."""
     groups: dict[tuple[int, int], list[tuple[Sample, Layout]]] = defaultdict(list)
     for sample in samples:
-        layout = layout_of(sample.segments, anchors, padded_length(sample.sizes[0], round_to))
+        layout = layout_of(sample.segments, anchors, round_to, views)
         groups[layout.U, layout.G].append((sample, layout))
     placed = [pair for group in groups.values() for pair in group]
     layouts = [layout for _, layout in placed]
     offset = _starts([layout.U for layout in layouts])
     targets = _starts([layout.num_targets for layout in layouts])
     ids = [_ids(sample, layout) for sample, layout in placed]
-    latents = [f for sample, _ in placed for s, f in zip(sample.segments, sample.features, strict=True) if f is not None and s.kind == "latent"]
-    vision = [f for sample, _ in placed for s, f in zip(sample.segments, sample.features, strict=True) if f is not None and s.kind == "vision"]
+    latents = _features(placed, Kind.LATENT)
+    vision = _features(placed, Kind.VISION)
     return TrainingBatch(
         rows=[Rows(U, G, torch.stack([layout.mask for _, layout in group]), len(group)) for (U, G), group in groups.items()],
         ids=torch.cat(ids),
@@ -105,10 +102,20 @@ def assemble(samples: Sequence[Sample], anchors: Anchors, round_to: int = 1) -> 
 
 
 def _ids(sample: Sample, layout: Layout) -> Tensor:
-    tokens = torch.tensor([token for segment in sample.segments for token in segment.tokens()])
+    tokens = torch.tensor([token for i in layout.segments for token in sample.segments[i].tokens()])
     ids = torch.full((layout.U,), PADDING)
     ids[: layout.order.numel()] = tokens[layout.order]
     return ids
+
+
+def _features(placed: list[tuple[Sample, Layout]], kind: Kind) -> list[Tensor]:
+    """Features of all segments of a kind, in the order they are laid out."""
+    return [
+        features
+        for sample, layout in placed
+        for i in layout.segments
+        if sample.segments[i].kind is kind and (features := sample.features[i]) is not None
+    ]
 
 
 def _starts(sizes: list[int]) -> list[int]:

@@ -1,6 +1,9 @@
 """The layout of a sequence: all that follows from the lengths and kinds of its segments alone, in stream order.
 
 Thousands of samples share a few layouts, so they are computed once and kept.
+
+A target may be laid out several times (`views`), each copy to be noised by itself: copies stand at the same positions and do not see
+each other, so the loss is that of as many samples while everything a target looks at is computed once.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from openlance.sequence.pack import PackedSequence, pack
-from openlance.sequence.positions import positions
+from openlance.sequence.positions import positions, spans_of
 from openlance.sequence.segment import Kind, Role, Segment
 
 PADDING = 0
@@ -35,6 +38,8 @@ class Layout:
 
     U: int
     G: int
+    segments: tuple[int, ...]
+    """Which segment of the sample each laid-out one is: a target appears once a view."""
     order: Tensor
     """(U before padding,): index in the sequence of each understanding token."""
     positions: tuple[Tensor, Tensor]
@@ -52,14 +57,28 @@ class Layout:
     label: Tensor
     """(A,): the understanding tokens to be predicted there."""
 
-    @property
-    def num_targets(self) -> int:
-        return int(self.target.max()) if self.target.numel() else 0
+    num_targets: int
 
 
-def layout_of(segments: Sequence[Segment], anchors: Anchors, padded: int = 0) -> Layout:
-    """The layout of a sequence with its understanding stream padded to `padded` tokens (0: as it is)."""
-    return _layout(tuple(_shape(segment) for segment in segments), anchors, padded)
+def laid_out(segments: Sequence[Segment], views: int) -> tuple[int, ...]:
+    """Indices of the segments in the order they are laid out."""
+    return tuple(i for i, segment in enumerate(segments) for _ in range(views if segment.noised else 1))
+
+
+def stream_sizes(segments: Sequence[Segment], views: int = 1) -> tuple[int, int]:
+    """Tokens (U, G) of the two streams, without padding."""
+    placed = [segments[i] for i in laid_out(segments, views)]
+    generation = sum(segment.cells for segment in placed if segment.kind is Kind.LATENT)
+    return sum(map(len, placed)) - generation, generation
+
+
+def layout_of(segments: Sequence[Segment], anchors: Anchors, round_to: int = 1, views: int = 1) -> Layout:
+    """The layout of a sequence with its understanding stream padded to a multiple of `round_to` tokens."""
+    return _layout(tuple(_shape(segment) for segment in segments), anchors, round_to, views)
+
+
+def padded_length(understanding: int, round_to: int) -> int:
+    return -(-understanding // round_to) * round_to
 
 
 def _shape(segment: Segment) -> Segment:
@@ -68,27 +87,33 @@ def _shape(segment: Segment) -> Segment:
 
 
 @lru_cache(maxsize=8192)
-def _layout(segments: tuple[Segment, ...], anchors: Anchors, padded: int) -> Layout:
-    packed = pack([segments], [positions(segments, anchors.vision, anchors.reference, anchors.understanding)])
+def _layout(segments: tuple[Segment, ...], anchors: Anchors, round_to: int, views: int) -> Layout:
+    place = positions(segments, anchors.vision, anchors.reference, anchors.understanding)
+    spans, placed = spans_of(segments), laid_out(segments, views)
+    segments = tuple(segments[i] for i in placed)
+    packed = pack([segments], [torch.cat([place[:, spans[i]] for i in placed], 1)])
     order = packed.stream_order()
     G = int(packed.latent.sum())
     real = len(packed) - G
-    U = max(real, padded)
+    U = padded_length(real, round_to)
     understanding, generation = order[:real], order[real:]
+    target = _targets(packed)[generation]
     in_stream = torch.zeros(len(packed), dtype=torch.long)
     in_stream[understanding] = torch.arange(real)
     label = in_stream[_learned(segments)]
     return Layout(
         U=U,
         G=G,
+        segments=placed,
         order=understanding,
         positions=(_pad(packed.positions[:, understanding], U), packed.positions[:, generation]),
         coordinates=packed.coordinates[:, generation],
         mask=_mask(packed, order, real, U)[None],
         vision=torch.nonzero(packed.vision[understanding])[:, 0],
-        target=_targets(packed)[generation],
+        target=target,
         answer=label - 1,
         label=label,
+        num_targets=int(target.max()) if G else 0,
     )
 
 

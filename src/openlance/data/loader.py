@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from openlance.data.batch import TrainingBatch, assemble, padded_length
-from openlance.data.layout import Anchors
+from openlance.data.batch import TrainingBatch, assemble
+from openlance.data.layout import Anchors, padded_length, stream_sizes
 from openlance.data.mixture import Draw, Mixture
 from openlance.data.sample import Sample
 from openlance.errors import LanceError
 
 Shape = tuple[int, int]
+ANY: Shape = (0, 0)
+"""Where all samples wait for a packed batch."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class BatchRecipe:
     """Tokens between two updates; the passes of a step are accumulated."""
     round_to: int = 16
     """Bucketed: understanding streams are padded to a multiple of this."""
+    views: int = 1
+    """Times each target is noised: its prompt and sources are computed once for all of them."""
 
     def __post_init__(self) -> None:
         if self.form not in ("bucketed", "packed"):
             raise LanceError(f"batch form '{self.form}' is not 'bucketed' or 'packed'")
-        if min(self.tokens, self.tokens_per_step, self.round_to) < 1:
-            raise LanceError("batch tokens, tokens_per_step and round_to must be at least 1")
+        if min(self.tokens, self.tokens_per_step, self.round_to, self.views) < 1:
+            raise LanceError("batch tokens, tokens_per_step, round_to and views must be at least 1")
 
 
 class Loader:
@@ -64,30 +68,32 @@ class Loader:
                 continue
             full = self._add(draw, self.mixture.sample(draw))
             if full:
-                round_to = self.recipe.round_to if self.recipe.form == "bucketed" else 1
-                return assemble([sample for _, sample in full], self.anchors, round_to)
+                return assemble([sample for _, sample in full], self.anchors, self._round_to, self.recipe.views)
+
+    @property
+    def _round_to(self) -> int:
+        return self.recipe.round_to if self.recipe.form == "bucketed" else 1
 
     def _add(self, draw: Draw, sample: Sample) -> list[tuple[Draw, Sample]]:
         """Put a sample where it belongs; what is complete by it is taken out and returned."""
         shape = self._shape(sample)
-        size = sum(shape) if self.recipe.form == "bucketed" else sum(sample.sizes)
+        size = sum(shape)
         if size > self.recipe.tokens:
             raise LanceError(f"a sample of task '{sample.task}' has {size} tokens, a batch holds {self.recipe.tokens}: raise batch.tokens")
-        waiting = self._waiting[shape]
         if self.recipe.form == "bucketed":
+            waiting = self._waiting[shape]
             waiting.append((draw, sample))
             return self._waiting.pop(shape) if len(waiting) >= self.recipe.tokens // size else []
-        if sum(sum(other.sizes) for _, other in waiting) + size > self.recipe.tokens:
-            self._waiting[shape] = [(draw, sample)]
+        waiting = self._waiting[ANY]
+        if sum(sum(self._shape(other)) for _, other in waiting) + size > self.recipe.tokens:
+            self._waiting[ANY] = [(draw, sample)]
             return waiting
         waiting.append((draw, sample))
         return []
 
     def _shape(self, sample: Sample) -> Shape:
-        if self.recipe.form == "packed":
-            return (0, 0)
-        U, G = sample.sizes
-        return padded_length(U, self.recipe.round_to), G
+        U, G = stream_sizes(sample.segments, self.recipe.views)
+        return padded_length(U, self._round_to), G
 
     def refresh(self) -> None:
         """Let the mixture take in what its sources have grown to."""
@@ -105,7 +111,7 @@ class Loader:
         for values in state["waiting"]:
             draw = Draw(*values)
             sample = self.mixture.sample(draw)
-            self._waiting[self._shape(sample)].append((draw, sample))
+            self._waiting[self._shape(sample) if self.recipe.form == "bucketed" else ANY].append((draw, sample))
 
 
 def task_counts(batches: list[TrainingBatch]) -> Counter[str]:

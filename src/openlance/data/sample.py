@@ -40,12 +40,6 @@ class Sample:
     segments: tuple[Segment, ...]
     features: tuple[Tensor | None, ...]
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Tokens (U, G) of the two streams."""
-        generation = sum(segment.cells for segment in self.segments if segment.kind is Kind.LATENT)
-        return sum(map(len, self.segments)) - generation, generation
-
 
 @dataclass(frozen=True)
 class ConditionDropout:

@@ -1,0 +1,86 @@
+"""Packed, bucketed and one by one are the same loss; so is one sample with its target seen several times."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from openlance.data.batch import TrainingBatch, assemble
+from openlance.data.layout import stream_sizes
+from openlance.data.sample import Sample
+from openlance.model.lance import LanceModel
+from openlance.sequence.tasks import TASKS
+from openlance.train.losses import LossSums, Objective, Path, PathSampling, compute_loss, draw_path
+from tests.train.tiny import ANCHORS, tiny_model, tiny_sample
+
+SAMPLES = [tiny_sample(task, seed) for seed, task in enumerate([*TASKS, "t2i", "t2i", "understand", "i2v"])]
+
+
+def loss_of(model: LanceModel, batch: TrainingBatch, path: Path, totals: Counter[str], plain: bool = False) -> float:
+    return float(compute_loss(model, batch, path, Objective(plain_attention=plain), totals, LossSums()).detach())
+
+
+def one_by_one(model: LanceModel, samples: list[Sample], totals: Counter[str], paths: list[Path]) -> float:
+    return sum(loss_of(model, assemble([s], ANCHORS), path, totals) for s, path in zip(samples, paths, strict=True))
+
+
+def joined(paths: list[Path]) -> Path:
+    return Path(torch.cat([torch.zeros(1), *(path.times[1:] for path in paths)]), torch.cat([path.noise for path in paths if path.noise.numel()]))
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+@pytest.mark.parametrize(("round_to", "plain"), [(1, False), (16, False), (16, True)])
+def test_a_batch_has_the_loss_of_its_samples(prediction: str, round_to: int, plain: bool) -> None:
+    model = tiny_model(prediction)
+    batch = assemble(SAMPLES, ANCHORS, round_to)
+    # A batch groups samples by shape: single paths must follow its order.
+    order = sorted(range(len(SAMPLES)), key=lambda i: _group(i, round_to))
+    samples = [SAMPLES[i] for i in order]
+    generator = torch.Generator().manual_seed(3)
+    paths = [draw_path(assemble([sample], ANCHORS), PathSampling(), generator) for sample in samples]
+    wanted = one_by_one(model, samples, batch.counts, paths)
+    assert abs(loss_of(model, batch, joined(paths), batch.counts, plain) - wanted) < 1e-5
+
+
+def _group(index: int, round_to: int) -> int:
+    shapes = [(row.understanding, row.generation) for row in assemble(SAMPLES, ANCHORS, round_to).rows]
+    (row,) = assemble([SAMPLES[index]], ANCHORS, round_to).rows
+    return shapes.index((row.understanding, row.generation))
+
+
+@pytest.mark.parametrize("task", ["t2i", "image_edit", "i2v", "video_edit"])
+def test_views_of_a_target_are_as_good_as_samples(task: str) -> None:
+    model = tiny_model()
+    sample = tiny_sample(task, 5)
+    seen_thrice = assemble([sample], ANCHORS, 16, views=3)
+    path = draw_path(seen_thrice, PathSampling(), torch.Generator().manual_seed(1))
+    source = seen_thrice.target.eq(0).sum() - 3 * sum(segment.clean_frames * 6 for segment in sample.segments)
+    cells = (seen_thrice.target.numel() - int(source)) // 3
+    single = []
+    for view in range(3):
+        own = slice(int(source) + view * cells, int(source) + (view + 1) * cells)
+        noise = torch.cat([path.noise[: int(source)], path.noise[own]])
+        single.append(Path(path.times[[0, view + 1]], noise))
+    wanted = one_by_one(model, [sample] * 3, seen_thrice.counts, single)
+    assert abs(loss_of(model, seen_thrice, path, seen_thrice.counts) - wanted) < 1e-5
+
+
+def test_padding_takes_no_part() -> None:
+    """Whatever the padding holds, nothing changes."""
+    model = tiny_model()
+    batch = assemble(SAMPLES[:1], ANCHORS, 64)
+    path = draw_path(batch, PathSampling(), torch.Generator().manual_seed(0))
+    before = loss_of(model, batch, path, batch.counts)
+    real, _ = stream_sizes(SAMPLES[0].segments)
+    assert real < batch.ids.numel()
+    batch.ids[real:] = 7
+    batch.positions[0][:, real:] = 999
+    assert loss_of(model, batch, path, batch.counts) == before
+
+
+def test_an_understanding_only_batch_has_no_generation_stream() -> None:
+    batch = assemble([tiny_sample("understand", 1), tiny_sample("text", 2)], ANCHORS)
+    assert batch.latents.numel() == 0
+    assert batch.num_targets == 0
+    path = draw_path(batch, PathSampling(), torch.Generator())
+    assert loss_of(tiny_model(), batch, path, batch.counts) > 0
