@@ -1,6 +1,7 @@
 """Joint attention of the two streams, row by row over a ragged batch."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +27,7 @@ class RowGroup:
     plain: bool = False
 
 
-@dataclass(frozen=True)
-class Heads:
+class Heads(NamedTuple):
     """Queries (S, heads, d), keys and values (S, kv_heads, d) of one stream."""
 
     query: Tensor
@@ -40,38 +40,34 @@ def attend(layer: int, streams: tuple[Heads | None, Heads | None], groups: list[
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     starts = [0, 0]
     for group in groups:
-        sizes = (group.understanding, group.generation)
-        cuts = []
-        for i, stream in enumerate(streams):
-            if stream is not None and sizes[i]:
-                stop = starts[i] + group.count * sizes[i]
-                cuts.append((stream, slice(starts[i], stop), sizes[i], i))
-                starts[i] = stop
+        cuts: list[tuple[Tensor, ...]] = []
+        owners = []
+        for i, size in enumerate((group.understanding, group.generation)):
+            stream = streams[i]
+            if stream is not None and size:
+                start = starts[i]
+                starts[i] = stop = start + group.count * size
+                cuts.append(tuple(heads[start:stop].view(group.count, size, -1, heads.shape[-1]) for heads in stream))
+                owners.append((i, size))
         mixed = _attend_group(layer, group, cuts)
-        for (_, _, _, i), part in zip(cuts, mixed, strict=True):
-            parts[i].append(part)
-    understanding, generation = (None if stream is None else _join(part) for stream, part in zip(streams, parts, strict=True))
-    return understanding, generation
+        done = 0
+        for i, size in owners:
+            parts[i].append(mixed[:, done : done + size].reshape(group.count * size, -1))
+            done += size
+    understanding, generation = parts
+    return (None if streams[0] is None else _join(understanding)), (None if streams[1] is None else _join(generation))
 
 
-def _attend_group(layer: int, group: RowGroup, cuts: list[tuple[Heads, slice, int, int]]) -> list[Tensor]:
-    count = group.count
-
-    def rows(name: str) -> Tensor:
-        tensors = [getattr(stream, name)[cut].unflatten(0, (count, size)) for stream, cut, size, _ in cuts]
-        return tensors[0] if len(tensors) == 1 else torch.cat(tensors, 1)
-
-    query, key, value = rows("query"), rows("key"), rows("value")
+def _attend_group(layer: int, group: RowGroup, cuts: list[tuple[Tensor, ...]]) -> Tensor:
+    """Attention (N, S, heads, d) of rows whose (query, key, value) come in one or two streams, each (N, tokens, heads, d)."""
+    query, key, value = cuts[0] if len(cuts) == 1 else (torch.cat(pieces, 1) for pieces in zip(*cuts, strict=True))
     if group.context is not None:
-        k, v = group.context.extend(layer, key[0], value[0])
-        key, value = k[None], v[None]
+        keys, values = group.context.extend(layer, key[0], value[0])
+        key, value = keys[None], values[None]
     else:
         key, value = key.transpose(1, 2), value.transpose(1, 2)
     kernel = plain_attention if group.plain else fused_attention
-    out = kernel(query.transpose(1, 2), key, value, group.mask).transpose(1, 2)
-    if len(cuts) == 1:
-        return [out.flatten(0, 1).flatten(1)]
-    return [part.flatten(0, 1).flatten(1) for part in out.split([size for _, _, size, _ in cuts], 1)]
+    return kernel(query.transpose(1, 2), key, value, group.mask).transpose(1, 2)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -86,7 +82,8 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     scores = (query * d**-0.5).reshape(n, -1, shared * s, d) @ key.mT
     if mask is not None:
         scores = scores.masked_fill(~mask.repeat(1, 1, shared, 1), float("-inf"))
-    return (scores.float().softmax(-1).to(value.dtype) @ value).reshape(n, heads, s, d)
+    mixed: Tensor = scores.float().softmax(-1).to(value.dtype) @ value
+    return mixed.reshape(n, heads, s, d)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

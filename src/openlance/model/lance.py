@@ -90,10 +90,11 @@ class LanceModel(nn.Module):
 
         A model that predicts data is converted: v = (x_t - x_0) / t.
         """
-        prediction = self.latent.output(hidden).float()
+        prediction: Tensor = self.latent.output(hidden).float()
         if self.config.prediction == "velocity":
             return prediction
-        return (latents.float() - prediction) / times.clamp_min(1e-3)
+        velocity: Tensor = (latents.float() - prediction) / times.clamp_min(1e-3)
+        return velocity
 
 
 def batch_of(model: LanceModel, packed: PackedSequence, latents: Tensor, times: Tensor, vision: Tensor | None = None) -> RaggedBatch:

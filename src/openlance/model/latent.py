@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 TIME_FREQUENCIES = 256
 MAX_PERIOD = 10000.0
@@ -47,4 +46,5 @@ class LatentCodec(nn.Module):
         """Tokens of `latents` (G, C). `times` (T,): the distinct times; `time_index` (G,): which is a token's; `place` (G, D)."""
         dtype = self.input.weight.dtype
         time = self.time(time_frequencies(times).to(dtype))
-        return F.linear(latents.to(dtype), self.input.weight, self.input.bias) + time[time_index] + place.to(dtype)
+        tokens: Tensor = self.input(latents.to(dtype)) + time[time_index] + place.to(dtype)
+        return tokens

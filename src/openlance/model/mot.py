@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
         if torch.is_grad_enabled() or x.shape[0] <= ROWS_IN_CACHE or x.device.type != "cpu":
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
         out = torch.empty_like(x)
-        for part, whole in zip(x.split(ROWS_IN_CACHE), out.split(ROWS_IN_CACHE), strict=True):
+        for part, whole in zip(torch.split(x, ROWS_IN_CACHE), torch.split(out, ROWS_IN_CACHE), strict=True):
             whole.copy_(F.rms_norm(part, (x.shape[-1],), self.weight, self.eps))
         return out
 
@@ -55,20 +55,21 @@ class Expert(nn.Module):
 
     def project(self, x: Tensor, rotation: Rotation) -> Heads:
         """Normed, rotated heads of the stream x (S, D)."""
-        num_heads, num_kv = self.heads
-        heads = self.qkv(self.input_norm(x)).unflatten(-1, (-1, self.head_dim))
-        query, key, value = heads.split([num_heads, num_kv, num_kv], 1)
-        return Heads(rotate(self.q_norm(query), rotation), rotate(self.k_norm(key), rotation), value)
+        q, k = self.heads[0], self.heads[0] + self.heads[1]
+        heads = self.qkv(self.input_norm(x)).view(x.shape[0], -1, self.head_dim)
+        return Heads(rotate(self.q_norm(heads[:, :q]), rotation), rotate(self.k_norm(heads[:, q:k]), rotation), heads[:, k:])
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The stream after attention output `mixed` (S, heads * d) and the MLP."""
         if torch.is_grad_enabled():
             x = x + self.output(mixed)
             gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-            return x + self.down(F.silu(gate) * up)
+            out: Tensor = x + self.down(F.silu(gate) * up)
+            return out
         x = self.output(mixed).add_(x)
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-        return self.down(F.silu(gate, inplace=True).mul_(up)).add_(x)
+        out = self.down(F.silu(gate, inplace=True).mul_(up)).add_(x)
+        return out
 
 
 class Layer(nn.Module):
