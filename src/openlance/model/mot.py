@@ -61,15 +61,12 @@ class Expert(nn.Module):
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The stream after attention output `mixed` (S, heads * d) and the MLP."""
-        if torch.is_grad_enabled():
-            x = x + self.output(mixed)
-            gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-            out: Tensor = x + self.down(F.silu(gate) * up)
-            return out
-        x = self.output(mixed).add_(x)
+        keep = torch.is_grad_enabled()
+        x = x + self.output(mixed) if keep else self.output(mixed).add_(x)
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-        out = self.down(F.silu(gate, inplace=True).mul_(up)).add_(x)
-        return out
+        gated = F.silu(gate) * up if keep else F.silu(gate, inplace=True).mul_(up)
+        change: Tensor = self.down(gated)
+        return x + change if keep else change.add_(x)
 
 
 class Layer(nn.Module):
