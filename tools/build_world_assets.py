@@ -9,6 +9,7 @@ import argparse
 import json
 import string
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,7 +20,7 @@ from openlance.world.sprites import CELL, COLUMNS, sprite
 EMOJI = dict(zip(THINGS, "🐱🐶🐸🐟🐦🦋🐢🐰🐻🐮🌳🌵🌻🍄🍎🍌🍇🍓🍕🍔🚗🚌🚲✈🚀⛵🚂🏠⚽🎈🌙🌞☂🎁📕🔑⏰🪑🎸☕", strict=True))
 FONT_FILES = {"roboto": "Roboto-Black.ttf", "lato": "Lato-Black.ttf", "serif": "SourceSerifPro-Bold.ttf", "mono": "DejaVuSansMono-Bold.ttf"}
 BITMAP = 109  # the only strike of the emoji font, in px
-FADED = 0.4  # a thing is not sampled on a background that hides more than this share of its pixels
+FADED = 0.33  # a thing is not sampled on a background that hides more than this share of its pixels
 
 
 def pictogram(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
@@ -56,7 +57,16 @@ def build_fonts(folder: Path, output: Path) -> None:
         subsetter = subset.Subsetter(options)
         subsetter.populate(text=string.ascii_uppercase)
         subsetter.subset(font)
+        _rename(font, f"World {name.capitalize()}")
         subset.save_font(font, str(output / f"{name}.ttf"), options)
+
+
+def _rename(font: Any, family: str) -> None:
+    """Reserved font names may not be kept by a changed font: only the copyright and licence entries stay as they were."""
+    table = font["name"]
+    table.names = [record for record in table.names if record.nameID in (0, 13, 14)]
+    for name_id, text in ((1, family), (2, "Regular"), (4, family), (6, family.replace(" ", ""))):
+        table.setName(text, name_id, 3, 1, 0x409)
 
 
 def build_contrast(output: Path) -> None:

@@ -6,7 +6,18 @@ from dataclasses import dataclass, replace
 from openlance.world.facts import Fact, What, relation_between, unique_descriptions
 from openlance.world.language import BESIDE, an, place_phrase, synonym, the
 from openlance.world.lexicon import SCENERY_PHRASES
-from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, SCENERIES, SHAPES, TEXTURES, THINGS, second_colour, visible
+from openlance.world.palette import (
+    BACKGROUNDS,
+    COLOURS,
+    NATURAL,
+    NATURAL_COLOURS,
+    SCENERIES,
+    SHAPES,
+    TEXTURES,
+    THINGS,
+    second_colour,
+    visible,
+)
 from openlance.world.phrasings import Voice
 from openlance.world.sample import SPINNING, SceneOptions, allowed, fits, place_object, sample_looks, sample_word, word_height
 from openlance.world.scene import Object, Scene, diameters, place_of
@@ -72,7 +83,8 @@ def edit_colour(voice: Voice, scene: Scene, options: SceneOptions) -> Edit | Non
     if not picked:
         return None
     o, what = picked
-    colours = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, options.held)]
+    now = {o.colour, NATURAL_COLOURS.get(o.kind) if o.colour == NATURAL else None}
+    colours = [c for c in COLOURS if c not in now and allowed(o.kind, c, scene.background, options.held)]
     if not colours:
         return None
     colour = voice.rng.choice(colours)

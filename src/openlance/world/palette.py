@@ -38,6 +38,13 @@ THINGS = (
     "car", "bus", "bicycle", "airplane", "rocket", "sailboat", "train", "house", "football", "balloon",
     "moon", "sun", "umbrella", "gift", "book", "key", "clock", "chair", "guitar", "cup",
 )  # fmt: skip
+NATURAL_COLOURS = {
+    "car": "red", "balloon": "red", "strawberry": "red", "book": "red", "apple": "red",
+    "moon": "yellow", "sun": "yellow", "key": "yellow", "banana": "yellow", "cat": "yellow", "sunflower": "yellow",
+    "tree": "green", "cactus": "green", "turtle": "green", "frog": "green", "grapes": "purple", "fish": "blue", "bird": "blue",
+    "hamburger": "orange", "pizza": "orange", "butterfly": "orange", "chair": "orange", "airplane": "blue",
+}  # fmt: skip
+"""The colour people would give a thing in its natural colours: asked for a red car, the natural one will do."""
 TEXTURES = ("solid", "striped", "dotted")
 SIZES = ("small", "medium", "large")
 MOTIONS = ("still", "left", "right", "up", "down", "grow", "shrink", "spin", "blink", "bounce")

@@ -12,6 +12,7 @@ from openlance.world.splits import splits
 
 GAP = 0.04
 EDGE = 0.012
+TURNING = 1.42  # a spinning square sweeps this many times its half side
 BAND = 0.34  # share of the height a word keeps for itself
 SPINNING = tuple(k for k in SHAPES + THINGS if k not in ("circle", "ring", "football", "sun", "sunflower", "clock", "pizza"))
 FRAME_MOMENTS = tuple(i / 8 for i in range(9))
@@ -168,8 +169,7 @@ def fits(scene: Scene, new: Object) -> bool:
 def _fits_at(scene: Scene, new: Object, u: float) -> bool:
     short = min(scene.height, scene.width)
     here = pose(new, u, 0.0)
-    turning = 1.2 if new.motion.kind == "spin" else 1.0
-    radius = here.diameter / 2 * turning
+    radius = here.diameter / 2 * (TURNING if new.motion.kind == "spin" else 1.0)
     rx, ry = radius * short / scene.width, radius * short / scene.height
     top = BAND if scene.word and scene.word.place == "top" else 0.0
     bottom = 1 - BAND if scene.word and scene.word.place == "bottom" else 1.0
@@ -178,16 +178,11 @@ def _fits_at(scene: Scene, new: Object, u: float) -> bool:
         return False
     for other in scene.objects:
         there = pose(other, u, 0.0)
-        reach = radius + there.diameter / 2 * (1.2 if other.motion.kind == "spin" else 1.0) + GAP
+        reach = radius + there.diameter / 2 * (TURNING if other.motion.kind == "spin" else 1.0) + GAP
         dx, dy = (here.x - there.x) * scene.width / short, (here.y - there.y) * scene.height / short
-        if not _apart(dx, dy, reach, here.diameter, there.diameter):
+        if max(abs(dx), abs(dy)) < reach:
             return False
     return True
-
-
-def _apart(dx: float, dy: float, reach: float, first: float, second: float) -> bool:
-    """Boxes may come close corner to corner, never side to side."""
-    return max(abs(dx), abs(dy)) >= (first + second) / 2 + GAP or (dx * dx + dy * dy) ** 0.5 >= 1.2 * reach
 
 
 def _sample_act(rng: random.Random, scene: Scene, kind: str, options: SceneOptions, active: bool) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from openlance.world.facts import What
 from openlance.world.judge.segment import Floats, Piece, foreground, join_fragments, pieces, square_crop
-from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, SCENERIES, SHAPES, TEXTURES, THINGS
+from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, NATURAL_COLOURS, SCENERIES, SHAPES, TEXTURES, THINGS
 from openlance.world.render import render
 from openlance.world.scene import Object, Scene, diameters
 from openlance.world.sprites import sprite
@@ -18,7 +18,7 @@ MASK_WEIGHT = 140.0
 UNKNOWN_ERROR = 62.0
 """Root mean square error (RGB levels, mask included) above which a piece is nothing the world knows. Perfect pieces stay under 35."""
 PLACE_SLACK = 0.05
-LOOKALIKE = 40.0
+LOOKALIKE = 21.0
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,15 @@ def _templates(background: str, band: int) -> tuple[list[tuple[str, str, str]], 
 
 
 @cache
-def lookalike(thing: str) -> str | None:
-    """The tint that a thing in its natural colours can be taken for (a natural car is red)."""
-    natural = np.asarray(sprite(thing, NATURAL, SIDE).convert("RGBA"), np.float32)
-    solid = natural[..., 3] > 127
+def _tint_gap(thing: str, colour: str) -> float:
+    """Mean difference (levels) between a thing in a tint and in its natural colours."""
+    natural, tinted = (np.asarray(sprite(thing, c, SIDE), np.float32) for c in (NATURAL, colour))
+    return float(np.abs(tinted - natural)[natural[..., 3] > 127][:, :3].mean())
 
-    def gap(colour: str) -> float:
-        tinted = np.asarray(sprite(thing, colour, SIDE), np.float32)
-        return float(np.abs(tinted - natural)[solid][:, :3].mean())
 
-    best = min(COLOURS, key=gap)
-    return best if gap(best) < LOOKALIKE else None
+def looks_alike(thing: str, colour: str) -> bool:
+    """True when a thing in its natural colours passes for this tint: people call it so, or the pixels hardly differ."""
+    return NATURAL_COLOURS.get(thing) == colour or _tint_gap(thing, colour) < LOOKALIKE
 
 
 def fits(what: What, seen: Seen, height: int, width: int) -> bool:
@@ -120,8 +118,10 @@ def fits(what: What, seen: Seen, height: int, width: int) -> bool:
 
 
 def same_colour(kind: str, said: str, seen: str) -> bool:
-    """Equal, or a natural thing and the tint it looks like."""
-    return said == seen or (NATURAL in (said, seen) and kind in THINGS and lookalike(kind) in (said, seen))
+    """Equal, or a natural thing and a tint it passes for."""
+    if said == seen or kind not in THINGS or NATURAL not in (said, seen):
+        return said == seen
+    return looks_alike(kind, seen if said == NATURAL else said)
 
 
 def size_name(diameter: float, height: int, width: int) -> str:
