@@ -1,0 +1,67 @@
+"""Serve one model to many users: a web page and an OpenAI-compatible API.
+
+examples:
+  openlance serve                                     the embedded model at http://127.0.0.1:8000
+  openlance serve --model bytedance-research/Lance --variant image
+  openlance serve --host 0.0.0.0 --api-key-file keys.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openlance.apps.console import add_model_arguments
+from openlance.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from openlance.apps.serve.settings import ServeSettings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="port, 0 takes a free one (default: 8000)")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE",
+                        help="one API key a line; without it anyone who can connect may ask")
+    parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="requests that may wait before others get 429 (default: 64)")
+    parser.add_argument("--allow-remote-media", action="store_true", help="fetch media of requests from public https addresses")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where video jobs are kept (default: the user's data folder)")
+    parser.add_argument("--no-page", action="store_true", help="the API only, without the web page")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM; running requests are finished or queued again."""
+    try:
+        from openlance.apps.serve.server import serve
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "fastapi", "serve") from error
+    from openlance.apps.console import load_model, stderr_console
+
+    settings = settings_of(args)
+    if not settings.loopback and not settings.api_keys:
+        message = f"warning: {settings.host} can be reached by others and there is no --api-key-file: anyone there can use the model"
+        print(message, file=sys.stderr)
+    return serve(lambda: load_model(args, stderr_console()), settings)
+
+
+def settings_of(args: argparse.Namespace) -> ServeSettings:
+    """The settings that the arguments ask for. Raises RequestError."""
+    from openlance.apps.serve.settings import ServeSettings, WorkerLimits, default_data_dir, read_keys
+    from openlance.errors import RequestError
+
+    if not 0 <= args.port <= 65535:
+        raise RequestError(f"--port {args.port} must be from 0 to 65535")
+    if args.max_queue < 1:
+        raise RequestError(f"--max-queue {args.max_queue} must be at least 1")
+    return ServeSettings(
+        host=args.host,
+        port=args.port,
+        data_dir=args.data_dir or default_data_dir(),
+        api_keys=read_keys(args.api_key_file) if args.api_key_file else (),
+        allow_remote_media=args.allow_remote_media,
+        web=not args.no_page,
+        worker=WorkerLimits(max_queue=args.max_queue),
+    )

@@ -1,0 +1,105 @@
+"""Which active requests take the next step: answers first, pictures and clips by due time, steps short enough to join.
+
+Every step may hold rows of both kinds. What bounds a step is time, predicted from the steps before it; what bounds pictures while
+answers are being written is a share of time, kept as a credit that is paid in and used up in measured seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openlance.engine.engine import Ticket
+
+MEMORY = 0.2
+"""Weight of the newest step in the running means."""
+
+
+@dataclass(eq=False)
+class Active:
+    """A request inside the engine. `short`: it produces text. `due`: see `admission.due_time`."""
+
+    ticket: "Ticket"
+    short: bool
+    due: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its next step; 0 where the next step is coding of pixels."""
+        return sum(len(row) for row in self.ticket.rows)
+
+
+class Rates:
+    """Running means of what steps take: seconds a token, seconds of a piece of coding."""
+
+    def __init__(self, token: float = 5e-5, piece: float = 0.03) -> None:
+        self.token = token
+        self.piece = piece
+
+    def seconds(self, active: Active) -> float:
+        """Predicted length of a request's next step."""
+        return active.tokens * self.token if active.tokens else self.piece
+
+    def learn(self, tokens: int, pieces: int, seconds: float) -> None:
+        """Correct the means by a step of so many tokens and pieces; the error is shared as the prediction was."""
+        predicted = tokens * self.token + pieces * self.piece
+        if predicted <= 0:
+            return
+        factor = (1 - MEMORY) + MEMORY * min(max(seconds / predicted, 0.2), 5.0)
+        if tokens:
+            self.token *= factor
+        if pieces:
+            self.piece *= factor
+
+
+class Schedule:
+    """Chooses requests for a step and learns from what the step took."""
+
+    def __init__(self, step_seconds: float, long_share: float) -> None:
+        self.step_seconds = step_seconds
+        self.long_share = long_share
+        self.rates = Rates()
+        self.short_seconds = 0.01
+        self._credit = 0.0
+        self._chosen: list[Active] = []
+        self._tokens = 0
+        self._pieces = 0
+
+    def choose(self, active: Sequence[Active]) -> list[Active]:
+        """Those of `active` that take the next step, never none when there is one."""
+        short = self._fill([], sorted((a for a in active if a.short), key=lambda a: a.due))
+        long = sorted((a for a in active if not a.short), key=lambda a: a.due)
+        if not short:
+            self._credit = 0.0
+            chosen = self._fill([], long)
+        elif self._credit <= 0:
+            chosen = short
+        else:
+            chosen = self._fill(short, long)
+        longs = [a for a in chosen if not a.short]
+        self._chosen = chosen
+        self._tokens, self._pieces = sum(a.tokens for a in longs), sum(not a.tokens for a in longs)
+        return chosen
+
+    def account(self, seconds: float) -> None:
+        """What the chosen step took."""
+        shorts = any(a.short for a in self._chosen)
+        longs = bool(self._tokens or self._pieces)
+        if not longs:
+            self.short_seconds += MEMORY * (seconds - self.short_seconds)
+        spent = max(0.0, seconds - self.short_seconds * shorts) if longs else 0.0
+        if longs and spent:
+            self.rates.learn(self._tokens, self._pieces, spent)
+        if shorts:
+            ceiling = self.step_seconds
+            self._credit = min(ceiling, self._credit + self.long_share * seconds - spent)
+
+    def _fill(self, chosen: list[Active], candidates: list[Active]) -> list[Active]:
+        """`chosen` and as many candidates, in order, as the planned length of a step allows; one at least."""
+        filled, seconds = list(chosen), 0.0
+        for candidate in candidates:
+            seconds += self.rates.seconds(candidate)
+            if filled != chosen and seconds > self.step_seconds:
+                break
+            filled.append(candidate)
+        return filled

@@ -1,0 +1,138 @@
+"""From a command to a running server and back: load and build side by side, listen, announce, and stop without dropping anything."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from openlance.apps.serve.connections import bounded_protocol
+from openlance.apps.serve.settings import ServeSettings
+from openlance.errors import RequestError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from openlance.pipeline import Lance
+
+FLUSH_SECONDS = 1.0
+"""Time that open connections get once nothing runs any more: a page keeps one open as long as it is shown."""
+BACKLOG = 256
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which on the first signal takes nothing new and ends when what runs is done; on the second, at once."""
+
+    def __init__(self, config: uvicorn.Config, app: "FastAPI", settings: ServeSettings) -> None:
+        super().__init__(config)
+        self.app = app
+        self.settings = settings
+        self._draining = False
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM while serving; a server that was asked to stop has ended well."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining or not self.started:
+            self.should_exit = True
+            return
+        self._draining = True
+        threading.Thread(target=self.drain, daemon=True).start()
+
+    def drain(self) -> None:
+        """Wait for what runs, up to `shutdown_seconds`, then end the server."""
+        worker = self.app.state.service.worker
+        self.app.state.runner.close()
+        worker.close()
+        until = time.monotonic() + self.settings.shutdown_seconds
+        while time.monotonic() < until and worker.alive and not worker.idle:
+            time.sleep(0.02)
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            announce(sockets[0], self.settings)
+
+
+def serve(load: "Callable[[], Lance]", settings: ServeSettings) -> int:
+    """Load the model, serve it until told to stop, return the exit code. Raises RequestError when the address cannot be had."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    listener = listen(settings)
+    with ThreadPoolExecutor(1) as side:
+        page = side.submit(_import_page) if settings.web else None
+        lance = load()
+        if page:
+            page.result()
+    server = make_server(lance, settings)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def make_server(lance: "Lance", settings: ServeSettings) -> Server:
+    """A server for a loaded model; `run(sockets=[listen(settings)])` it."""
+    from openlance.apps.serve.app import build_app
+
+    app = build_app(lance, settings)
+    config = uvicorn.Config(
+        app,
+        http=bounded_protocol(settings.max_connections, settings.head_seconds),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=round(FLUSH_SECONDS),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    return Server(config, app, settings)
+
+
+def listen(settings: ServeSettings) -> socket.socket:
+    """A listening socket. Raises RequestError when the address is taken or not this machine's."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen on {settings.host} port {settings.port} ({error.strerror or error}): choose another with --host and --port"
+        ) from error
+    return listener
+
+
+def announce(listener: socket.socket, settings: ServeSettings) -> None:
+    """Tell a person where the server is."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    page = f"page  http://{shown}:{port}/\n" if settings.web else ""
+    print(f"{page}API   http://{shown}:{port}/v1\nCtrl+C stops", flush=True, file=sys.stdout)
+
+
+def _import_page() -> Any:
+    import gradio
+
+    return gradio
