@@ -92,7 +92,12 @@ def _label(mask: Mask) -> NDArray[np.int32]:
     rows: list[list[tuple[int, int, int]]] = []
     previous: list[tuple[int, int, int]] = []
     edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    filled = mask.any(1)
     for y in range(mask.shape[0]):
+        if not filled[y]:
+            rows.append([])
+            previous = []
+            continue
         starts, ends = np.flatnonzero(edges[y] == 1), np.flatnonzero(edges[y] == -1)
         current = []
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
