@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from openlance import __version__
 from openlance.errors import LanceError, MissingExtra
@@ -39,17 +39,17 @@ COMMANDS = {
     "edit": Command("openlance.apps.commands.edit", "change an image or a video as told"),
     "ask": Command("openlance.apps.commands.ask", "answer a question about images and videos"),
     "batch": Command("openlance.apps.commands.batch", "run a file of requests, resumably"),
-    "serve": Command("openlance.apps.serve.command", "HTTP API and web page"),
-    "demo": Command("openlance.apps.demo", "everything once with the embedded model"),
+    "serve": Command("openlance.apps.commands.serve", "HTTP API and web page"),
+    "demo": Command("openlance.apps.commands.demo", "everything once with the embedded model"),
     "info": Command("openlance.apps.commands.info", "what a checkpoint is and the memory it needs"),
     "convert": Command("openlance.apps.commands.convert", "rewrite a checkpoint in another layout or dtype"),
     "templates": Command("openlance.apps.commands.templates", "read the wording of released weights out of its source"),
     "verify": Command("openlance.apps.commands.verify", "compare with recorded numbers"),
-    "world": Command("openlance.world.command", "the synthetic visual world: look, sample, judge"),
-    "data": Command("openlance.data.command", "prepare and inspect training data"),
-    "train": Command("openlance.train.command", "pre-train and fine-tune"),
-    "rl": Command("openlance.rl.command", "reinforcement learning"),
-    "eval": Command("openlance.eval.command", "benchmarks"),
+    "world": Command("openlance.apps.commands.world", "the synthetic visual world: look, sample, judge"),
+    "data": Command("openlance.apps.commands.data", "prepare and inspect training data"),
+    "train": Command("openlance.apps.commands.train", "pre-train and fine-tune"),
+    "rl": Command("openlance.apps.commands.rl", "reinforcement learning"),
+    "eval": Command("openlance.apps.commands.eval", "benchmarks"),
 }
 
 
@@ -93,12 +93,22 @@ def overview() -> str:
     )
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is one sentence, with the option that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.removeprefix("unrecognized arguments: ").split()
+        wrong = words[0] if message.startswith("unrecognized") and words else ""
+        near = difflib.get_close_matches(wrong.split("=")[0], self._option_string_actions, n=1) if wrong else []
+        hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        self.exit(USAGE, f"openlance: {message}; {hint}\n")
+
+
 def parser_of(name: str) -> tuple[argparse.ArgumentParser, Any]:
     """The parser of a command and its module. Raises ModuleNotFoundError if the command is not part of this installation."""
     module = importlib.import_module(COMMANDS[name].module)
-    parser = argparse.ArgumentParser(
-        prog=f"openlance {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=f"openlance {name}", description=module.__doc__, formatter_class=formatter, allow_abbrev=False)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser, module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser, verb: str = "use") -> None:
     """Which model, where and how."""
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "-m", "--model", default="nano", metavar="NAME", help=f"model to {verb}: nano (embedded, default), a folder, or bytedance-research/Lance"
-    )
+    about = f"model to {verb}: nano (embedded, default), a folder, or bytedance-research/Lance"
+    group.add_argument("-m", "--model", default="nano", metavar="NAME", help=about)
     group.add_argument("--variant", choices=("image", "video"), help="which of the published weights")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--dtype", default="auto", help="auto (bfloat16), float32, bfloat16 or float16")
@@ -51,7 +50,7 @@ def load_model(args: argparse.Namespace, console: Console) -> Lance:
 
 def notice(console: Console, message: str) -> None:
     """One line a person should know of."""
-    console.print(f"note: {message}", style="yellow", markup=False, highlight=False)
+    console.print(f"note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def tell(value: dict[str, Any]) -> None:
@@ -83,9 +82,23 @@ class StepBar:
 
 @contextmanager
 def step_bar(console: Console, requests: int) -> Iterator[StepBar]:
-    """A progress bar with step count and remaining time; silent where stderr is no terminal."""
+    """A progress bar over denoising steps."""
+    with _bar(console, "steps") as bar:
+        yield StepBar(bar, requests)
+
+
+@contextmanager
+def count_bar(console: Console, total: int, unit: str) -> Iterator[Callable[[], None]]:
+    """A progress bar over `total` things; yields what is to be called after each."""
+    with _bar(console, unit) as bar:
+        task = bar.add_task("working", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _bar(console: Console, unit: str) -> Any:
+    """Count, elapsed and remaining time; silent where stderr is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=console.quiet or not console.is_terminal) as bar:
-        yield StepBar(bar, requests)
+    counted = (MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=console.quiet or not console.is_terminal)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlance.apps.console import load_model, notice, step_bar, stderr_console, tell
+from openlance.apps.console import load_model, notice, stderr_console, step_bar, tell
 from openlance.apps.output import Destination, slug, suffix_of
 from openlance.apps.parameters import given_parameters
 from openlance.errors import RequestError

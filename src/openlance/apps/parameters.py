@@ -18,6 +18,8 @@ class Parameter:
     kind: type
     about: str
     count: int = 1
+    names: tuple[str, ...] = ()
+    """Of the values of a pair, in help."""
 
     @property
     def option(self) -> str:
@@ -49,7 +51,7 @@ IMAGE = (
     Parameter("num_inference_steps", int, "solver steps, 1 to 1000"),
     Parameter("guidance_scale", float, "weight of the prompt; 1: off, and twice as fast"),
     Parameter("visual_guidance_scale", float, "weight of sources and references against no condition; 1: off"),
-    Parameter("guidance_interval", float, "guide at times in (LOW, HIGH]; 1 is noise", 2),
+    Parameter("guidance_interval", float, "guide at times in (LOW, HIGH]; 1 is noise", 2, ("LOW", "HIGH")),
     Parameter("guidance_renorm", str, "keep the norm of the guided velocity: global, channel or none"),
     Parameter("guidance_renorm_min", float, "least factor of the renorm, 0 to 1"),
     Parameter("timestep_shift", float, "how much the schedule dwells on noise; 1: even"),
@@ -64,7 +66,7 @@ TEXT = (
 )
 SYSTEM = (
     Parameter("system", str, "SYSTEM text instead of the model's own"),
-    Parameter("resolution", int, "areas that media are brought to, as sides of squares: LATENT VISION", 2),
+    Parameter("resolution", int, "areas that media are brought to, as sides of squares in pixels", 2, ("LATENT", "VISION")),
 )
 SEED = (Parameter("seed", int, "same seed, same result; default 42"),)
 EVERYTHING = (*SIZES, *FRAMES, *IMAGE, *TEXT, *SYSTEM, *SEED)
@@ -78,7 +80,7 @@ def add_parameters(parser: argparse.ArgumentParser, title: str, parameters: tupl
         if parameter.count == 0:
             group.add_argument(parameter.option, action="append", type=parameter.kind, metavar="TEXT", help=parameter.about)
         elif parameter.count > 1:
-            group.add_argument(parameter.option, nargs=parameter.count, type=parameter.kind, metavar="N", help=parameter.about)
+            group.add_argument(parameter.option, nargs=parameter.count, type=parameter.kind, metavar=parameter.names, help=parameter.about)
         else:
             group.add_argument(parameter.option, type=parameter.kind, metavar=_metavar(parameter.kind), help=parameter.about)
 

@@ -1,0 +1,99 @@
+"""Run a file of requests: several at a time through one engine, resumable at any moment.
+
+IN is a file of JSON lines, a request a line:
+
+  {"id": "cat", "task": "t2i", "prompt": "a cat", "seed": 1, "height": 512, "width": 512}
+  {"id": "snow", "task": "image_edit", "prompt": "make it snowy", "images": ["photo.jpg"]}
+  {"id": "what", "task": "understand", "prompt": "what is this?", "videos": ["clip.mp4"], "max_new_tokens": 40}
+
+Keys: id, task, prompt, images, videos, height, width, num_frames, seed and every sampling parameter of the other commands
+(num_inference_steps, guidance_scale, ...). Paths are relative to the file. Tasks: t2i, t2v, i2v, image_edit, video_edit,
+subject_image, subject_video, understand, text. The JSON formats of the released model ({"name": "prompt"}, and entries with
+interleave_array) are read as well, with --task.
+
+DIR gets the media files and results.jsonl: id, task, files or text, seconds, error. Started again, requests that are done
+are skipped and those that failed are tried again. The exit code is 2 if lines of the file were wrong, 1 if requests failed.
+
+examples:
+  openlance batch requests.jsonl --output results
+  openlance batch prompts.json --task t2i --output results --batch-size 8
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openlance.apps.console import add_model_arguments, add_output_arguments, count_bar, load_model, notice, stderr_console, tell
+from openlance.apps.output import suffix_of, write_clip
+from openlance.apps.requests_file import Job, file_names, read_jobs
+from openlance.apps.results_file import Outcome, ResultsFile
+from openlance.errors import RequestError
+
+if TYPE_CHECKING:
+    from openlance.engine.engine import Result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("requests", type=Path, metavar="IN", help="JSON lines, or JSON of the released model's formats")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for media and results.jsonl")
+    parser.add_argument("--task", help="task of requests that name none")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="requests that are active at a time (default: 4)")
+    parser.add_argument("--image-format", help="suffix of images (default: png)")
+    parser.add_argument("--video-format", help="suffix of clips (default: mp4)")
+    parser.add_argument("--overwrite", action="store_true", help="forget earlier results and run everything")
+    add_model_arguments(parser)
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from openlance.apps.batch import run_jobs
+
+    if args.batch_size < 1:
+        raise RequestError(f"--batch-size {args.batch_size} must be at least 1")
+    suffixes = suffix_of(False, args.image_format), suffix_of(True, args.video_format)
+    jobs = read_jobs(args.requests, args.task)
+    names = file_names(jobs)
+    console = stderr_console(args.quiet)
+    results = ResultsFile(args.output, fresh=args.overwrite)
+    wrong = [job for job in jobs if job.error]
+    for job in wrong:
+        _finish(args, console, results, Outcome(job.id, job.task, error=job.error))
+    todo = [job for job in jobs if not job.error and job.id not in results.done]
+    skipped = len(jobs) - len(wrong) - len(todo)
+    if skipped:
+        notice(console, f"{skipped} of {len(jobs)} requests are done already (--overwrite runs them again)")
+    failures = 0
+    if todo:
+        lance = load_model(args, console)
+        with count_bar(console, len(todo), "requests") as advance:
+            for job, result in run_jobs(lance, todo, args.batch_size):
+                outcome = _outcome(job, result, args.output, names[job.id], suffixes)
+                failures += outcome.error is not None
+                _finish(args, console, results, outcome)
+                for text in () if isinstance(result, Exception) else result.notices:
+                    notice(console, f"{job.id}: {text}")
+                advance()
+    if wrong:
+        return 2
+    return 1 if failures else 0
+
+
+def _outcome(job: Job, result: Result | Exception, folder: Path, name: str, suffixes: tuple[str, str]) -> Outcome:
+    """The outcome of a job, its clip written."""
+    if isinstance(result, Exception):
+        return Outcome(job.id, job.task, error=str(result) or type(result).__name__)
+    seconds = round(result.seconds, 3)
+    if result.clip is None:
+        return Outcome(job.id, job.task, text=result.text, seconds=seconds)
+    path = write_clip(result.clip, folder / f"{name}{suffixes[not result.clip.is_image]}")
+    return Outcome(job.id, job.task, files=(path.name,), seconds=seconds)
+
+
+def _finish(args: argparse.Namespace, console: Any, results: ResultsFile, outcome: Outcome) -> None:
+    results.add(outcome)
+    if outcome.error:
+        console.print(f"error: {outcome.id}: {outcome.error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if args.json:
+        tell(outcome.values())
