@@ -14,9 +14,9 @@ from openlance.model.context import Context
 class RowGroup:
     """`count` rows of one shape: U understanding and G generation tokens each, consecutive in both streams.
 
-    `context` only with count 1. `mask`: (count or 1, 1, U+G, context + U+G) boolean in stream order (understanding first),
-    None where every token sees everything. `plain`: attend by two matrix products and a softmax instead of the fused kernel,
-    which is faster in training on short rows.
+    `context` only with count 1. `mask`: (count or 1, 1, U+G, context + U+G) in stream order (understanding first), boolean
+    (True = may attend) or to be added to the scores; None where every token sees everything. `plain`: attend by two matrix
+    products and a softmax instead of the fused kernel, which is faster in training on short rows.
     """
 
     understanding: int
@@ -79,10 +79,11 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     """The same by two products and a softmax; the heads that share a key head become rows of one product."""
     n, heads, s, d = query.shape
     shared = heads // key.shape[1]
-    scores = (query * d**-0.5).reshape(n, -1, shared * s, d) @ key.mT
+    scores = ((query * d**-0.5).reshape(n, -1, shared * s, d) @ key.mT).float()
     if mask is not None:
-        scores = scores.masked_fill(~mask.repeat(1, 1, shared, 1), float("-inf"))
-    mixed: Tensor = scores.float().softmax(-1).to(value.dtype) @ value
+        added = torch.where(mask, 0.0, float("-inf")) if mask.dtype == torch.bool else mask
+        scores = (scores.unflatten(2, (shared, s)) + added[:, :, None]).flatten(2, 3)
+    mixed: Tensor = scores.softmax(-1).to(value.dtype) @ value
     return mixed.reshape(n, heads, s, d)
 
 

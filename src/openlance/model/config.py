@@ -26,6 +26,8 @@ class TransformerConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e6
     mrope_section: tuple[int, int, int] = (16, 24, 24)
+    mrope_interleaved: bool = False
+    """Whether every axis gets frequencies from the whole range. The released model gives the fast ones to t and the slow ones to w."""
     rope_inv_freq_dtype: str = "bfloat16"
     """The released code rounds the rotary frequencies to bfloat16; a model of our own uses float32."""
     max_position_embeddings: int = 32768

@@ -43,6 +43,9 @@ class Rope(nn.Module):
         rounded = inv_freq.to(getattr(torch, config.rope_inv_freq_dtype)).float()
         self.inv_freq = rounded
         self.axis = torch.repeat_interleave(torch.arange(3), torch.tensor(config.mrope_section))
+        if config.mrope_interleaved:
+            place = torch.cat([(torch.arange(n) + 0.5) / n for n in config.mrope_section])
+            self.axis = self.axis[place.argsort(stable=True)]
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotation of tokens at `positions` (3, S), computed in float32 and rounded to `dtype`."""

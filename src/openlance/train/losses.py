@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openlance.data.batch import TrainingBatch
+from openlance.data.batch import Rows, TrainingBatch
 from openlance.flow.path import interpolate, shift_time, velocity_target
 from openlance.model.attention import RowGroup
 from openlance.model.lance import LanceModel, RaggedBatch
@@ -71,11 +71,15 @@ def ragged(model: LanceModel, batch: TrainingBatch, path: Path, plain: bool = Fa
     """The model's input; `plain` chooses the attention kernel."""
     device = model.device
 
+    def mask(row: Rows) -> Tensor:
+        # What is added to the scores is computed once here instead of in every layer.
+        return torch.where(row.mask.to(device), 0.0, float("-inf")) if plain else row.mask.to(device)
+
     def here(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device)
 
     return RaggedBatch(
-        groups=[RowGroup(row.understanding, row.generation, None, row.mask.to(device), row.count, plain) for row in batch.rows],
+        groups=[RowGroup(row.understanding, row.generation, None, mask(row), row.count, plain) for row in batch.rows],
         ids=batch.ids.to(device),
         rotations=(model.rotation(batch.positions[0]), model.rotation(batch.positions[1])),
         place=model.place(batch.coordinates),
