@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from openlance.errors import LanceError
-from openlance.world.palette import BACKGROUNDS, COLOURS, SCENERIES, SHAPES, STAR_COLOUR, second_colour
+from openlance.world.palette import BACKGROUNDS, COLOURS, SCENERIES, SHAPES, STAR_COLOUR, Colour, second_colour
 from openlance.world.scene import Object, Pose, Scene, Word, check_canvas, pose
 from openlance.world.sprites import sprite
 
@@ -76,6 +76,14 @@ def _draw_object(canvas: Image.Image, o: Object, where: Pose, background: str) -
     if where.angle:
         picture = picture.rotate(where.angle, Image.Resampling.BILINEAR, expand=True)
     canvas.paste(picture, (round(x - picture.width / 2), round(y - picture.height / 2)), picture)
+
+
+def draw_alone(looks: tuple[str, str, str], background: str, paper: Colour, side: int) -> Pixels:
+    """One object, textured as on `background`, in the middle of a plain square of `paper`, two thirds of its side: (S, S, 3)."""
+    canvas = Image.new("RGB", (side * SUPERSAMPLING, side * SUPERSAMPLING), paper)
+    o = Object(*looks, "small", 0.5, 0.5, 2 / 3)
+    _draw_object(canvas, o, pose(o, 0.0, 0.0), background)
+    return _average(canvas)
 
 
 def _draw_outline(draw: ImageDraw.ImageDraw, shape: str, centre: tuple[float, float], radius: float, ink: tuple[Any, float]) -> None:

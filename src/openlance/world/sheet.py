@@ -109,7 +109,11 @@ def export(examples: Iterable[Example], folder: Path) -> int:
 def _save(medium: Medium, folder: Path, name: str) -> str:
     """Writes the pixels; the path is relative to the exported folder."""
     frames = [Image.fromarray(f) for f in medium.pixels()]
-    more: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 1000 / medium.fps} if len(frames) > 1 else {}
+    more: dict[str, Any] = {}
+    if len(frames) > 1:
+        # equal neighbours are written as one frame unless their blending differs; on opaque frames it makes no difference otherwise
+        blends = [i % 2 for i in range(len(frames))]
+        more = {"save_all": True, "append_images": frames[1:], "duration": 1000 / medium.fps, "blend": blends}
     partial = folder / f"{name}.tmp"
     frames[0].save(partial, format="PNG", **more)
     os.replace(partial, folder / f"{name}.png")

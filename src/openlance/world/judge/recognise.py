@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlance.world.facts import What
-from openlance.world.judge.segment import Floats, Piece, foreground, join_fragments, pieces, square_crop
-from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, NATURAL_COLOURS, SCENERIES, SHAPES, TEXTURES, THINGS
-from openlance.world.render import render
-from openlance.world.scene import Object, Scene, diameters
+from openlance.world.judge.segment import FOREGROUND, Floats, Piece, join_fragments, pieces, square_crop
+from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, NATURAL_COLOURS, SCENERIES, SHAPES, TEXTURES, THINGS, background_colours
+from openlance.world.render import draw_alone
+from openlance.world.scene import diameters
 from openlance.world.sprites import sprite
 
 SIDE = 24
+TEMPLATE_SIDE = 80
 MASK_WEIGHT = 140.0
 UNKNOWN_ERROR = 62.0
 """Root mean square error (RGB levels, mask included) above which a piece is nothing the world knows. Perfect pieces stay under 35."""
@@ -76,13 +77,12 @@ def _looks() -> list[tuple[str, str, str]]:
 @cache
 def _templates(background: str, band: int) -> tuple[list[tuple[str, str, str]], Floats, Floats]:
     """(names, vectors (N, 4 * SIDE * SIDE), squared norms (N,)) of everything that can be seen on one band of a background."""
-    lower = [0.0, *(edge for edge, _ in SCENERIES[background])] if background in SCENERIES else [0.0, 1.0]
-    y = (lower[band] + lower[band + 1]) / 2
+    paper = background_colours(background)[band]
     names, vectors = [], []
     for look in _looks():
-        scene = Scene(240, 240, background, (Object(*look, "small", 0.5, min(0.88, max(0.12, y)), 0.22),))
-        frame = render(scene, 240, 240)
-        found = [p for p in join_fragments(pieces(foreground(frame, background)), 240) if p.box[0] <= 120 <= p.box[2]]
+        frame = draw_alone(look, background, paper, TEMPLATE_SIDE)
+        gap = np.sqrt(((frame.astype(np.float32) - np.array(paper, np.float32)) ** 2).sum(-1))
+        found = join_fragments(pieces(gap > FOREGROUND), TEMPLATE_SIDE)
         if not found:
             continue
         piece = max(found, key=lambda p: p.area)
