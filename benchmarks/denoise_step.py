@@ -69,7 +69,7 @@ def make_step(model: LanceModel, args: argparse.Namespace) -> tuple[Callable[[],
 
     def step() -> None:
         outputs = batcher.outputs(denoiser.rows, model(batcher.join(denoiser.rows)))
-        denoiser._combine(outputs)
+        denoiser.combine(outputs)
 
     return step, lengths, cells
 
