@@ -13,6 +13,7 @@ from openlance.eval.statistics import Estimate, estimate, mean_of
 from openlance.eval.suite import Suite
 
 SHEET_STRIPS = 32
+FILE_WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ def print_report(report: Report) -> None:
         table.add_row(row.suite if row.suite != last else "", row.condition, row.category, score, interval, str(row.score.scores), *bounds)
         last = row.suite
     console = Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     console.print(table)
     if measured := list(_measured(report)):
         beside = Table(title="beside the scores: means over all categories of a suite")
