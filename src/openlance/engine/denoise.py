@@ -61,19 +61,23 @@ class Denoiser:
         full[self.moving] = moving
         return full
 
+    def rows_at(self, moving: Tensor, time: float) -> list[Row]:
+        """The rows of one evaluation with the moving latents (n, C) at `time`: every branch, or the first where guidance rests."""
+        rows = self.rows if self.guidance.acts_at(time) else self.rows[:1]
+        latents = self.place_latents(moving)
+        for row in rows:
+            row.latents = latents
+            row.times = torch.tensor([0.0, time], device=latents.device)
+        return rows
+
     def run(self, on_step: Callable[[DenoiseStep], None] | None = None) -> Generator[list[Row], Outputs, Tensor]:
         """Latents (G, C) of the target; yields the rows of each evaluation."""
         solver = find_solver(str(self.sampling.solver))(self.start[self.moving], self.times)
         x, time = next(solver)
         index = 0
         while True:
-            rows = self.rows if self.guidance.acts_at(time) else self.rows[:1]
-            latents = self.place_latents(x)
-            for row in rows:
-                row.latents = latents
-                row.times = torch.tensor([0.0, time], device=latents.device)
-            outputs = yield rows
-            full, velocity = self._combine(outputs)
+            outputs = yield self.rows_at(x, time)
+            full, velocity = self.combine(outputs)
             if on_step:
                 on_step(DenoiseStep(index, time, x, full, velocity))
             index += 1
@@ -82,7 +86,8 @@ class Denoiser:
             except StopIteration as finished:
                 return self.place_latents(finished.value)
 
-    def _combine(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    def combine(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """(velocity of the full branch, guided velocity), both (n, C), from the outputs of `rows_at`."""
         velocities = [output for output in outputs if output is not None]
         count_clean = self.sampling.guidance_positions == "shipped"
         if not count_clean:

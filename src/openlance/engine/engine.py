@@ -180,10 +180,7 @@ def _denoise(model: LanceModel, planned: Plan, contexts: list[Context], media: l
     """Latents (t, h, w, C) of the target, reporting progress."""
     request, grid = planned.request, planned.target
     assert grid is not None
-    targets = []
-    for branch in planned.branches:
-        start = branch.fixed_tokens
-        targets.append(branch.packed().part(start, start + len(branch.segments[branch.fixed])))
+    targets = [branch.target() for branch in planned.branches]
     denoiser = Denoiser(model, targets, contexts, starting_latents(model, planned, media), planned.sampling)
     total = len(denoiser.times) - 1
 

@@ -39,6 +39,11 @@ class Branch:
     def fixed_tokens(self) -> int:
         return sum(len(segment) for segment in self.segments[: self.fixed])
 
+    def target(self) -> PackedSequence:
+        """The tokens of the block that is produced."""
+        start = self.fixed_tokens
+        return self.packed().part(start, start + len(self.segments[self.fixed]))
+
     def shares(self, other: "Branch") -> int:
         """How many leading fixed segments (and their positions) are the same as the other's."""
         count = 0

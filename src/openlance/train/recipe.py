@@ -112,6 +112,12 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:
     """The recipe of a YAML file with `key.sub=value` overrides. Raises RecipeError on unknown keys, wrong types, missing files."""
     from openlance.train.stages import with_stage
 
+    recipe: TrainRecipe = parse_typed(TrainRecipe, with_stage(read_values(path, overrides)), str(path))
+    return recipe
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a YAML file of any kind of recipe, with overrides. Raises RecipeError."""
     if not path.exists():
         raise RecipeError(f"no recipe {path}")
     try:
@@ -122,7 +128,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> TrainRecipe:
         raise RecipeError(f"{path} must hold a mapping of the keys of a recipe")
     for override in overrides:
         _override(values, override)
-    return parse_typed(TrainRecipe, with_stage(values), str(path))
+    return values
 
 
 def parse_typed(kind: type[Any], values: dict[str, Any], where: str) -> Any:

@@ -1,0 +1,40 @@
+"""Numbers of a run on disk: one line of JSON an entry, and a line for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """A file of entries, each of an iteration. After a crash, entries that come after the last checkpoint are dropped."""
+
+    def __init__(self, path: Path, iteration: int) -> None:
+        """Go on after `iteration` finished iterations."""
+        self.path = path
+        if path.exists():
+            lines = [line for line in path.read_bytes().split(b"\n")[:-1] if json.loads(line)["iteration"] <= iteration]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(b"".join(line + b"\n" for line in lines))
+            os.replace(temporary, path)
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Record an entry and print it."""
+        rounded = {key: _rounded(value) for key, value in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(rounded) + "\n")
+        print("  ".join(f"{key} {value}" for key, value in rounded.items()), flush=True)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All of them, in order."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def curve(self, key: str) -> list[float]:
+        """One number over all entries that have it."""
+        return [entry[key] for entry in self.entries() if key in entry]
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

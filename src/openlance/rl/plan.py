@@ -1,0 +1,91 @@
+"""What a run will do, before it does it: counts from the recipe, times from one pass measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from openlance.rl.loop import Run
+from openlance.rl.rollout import Samples, passes, prepare_samples
+
+
+@dataclass(frozen=True)
+class RlPlan:
+    """Counts and sizes of a run. Bytes are of weights, optimiser and copies; activations come on top. Seconds leave rewards out."""
+
+    samples: int
+    updates: int
+    tokens_per_iteration: int
+    """Generation tokens through the model, forward: of rollouts and of updates, all guidance branches."""
+    learns: int
+    parameters: int
+    nbytes: int
+    seconds_per_iteration: float
+
+    def lines(self, run: Run) -> list[str]:
+        """The plan for people."""
+        recipe, rollout = run.recipe, run.recipe.rollout
+        steps = rollout.sampling.resolve(run.model.config).num_inference_steps
+        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in recipe.rewards.items())
+        hours = self.seconds_per_iteration * recipe.iterations / 3600
+        return [
+            f"{recipe.name}: {recipe.objective}, {recipe.iterations} iterations",
+            f"{rollout.prompts} prompts x {rollout.samples} samples of {steps} steps an iteration",
+            f"trains on {rewards}; watches {', '.join(recipe.watch) or 'nothing'}",
+            f"{self.samples:,} samples, {self.updates:,} updates, {self.tokens_per_iteration:,} tokens an iteration",
+            f"{self.learns:,} of {self.parameters:,} weights learn; {self.nbytes / 2**30:.2f} GiB for weights, optimiser and copies",
+            f"{self.seconds_per_iteration:.1f} s an iteration without rewards, {hours:.2f} h in all, by one pass measured now",
+        ]
+
+
+def make_plan(run: Run) -> RlPlan:
+    """The plan of a fresh run. Runs one pass forward and one with its gradient."""
+    recipe, rollout = run.recipe, run.recipe.rollout
+    sampling = rollout.sampling.resolve(run.model.config)
+    count = next(passes(rollout.samples, rollout.samples_per_pass))
+    (samples,) = prepare_samples(run.model, run.binder, recipe.prompts.prompt(0, recipe.seed), rollout.sampling, [count])
+    times = samples.times.tolist()[:-1]
+    guided = sum(sampling.guidance().acts_at(t) for t in times) / len(times)
+    learners = [p for p in run.model.parameters() if p.requires_grad]
+    assert sampling.num_inference_steps is not None
+    forwards = sampling.num_inference_steps
+    drawn = rollout.prompts * rollout.samples
+    forward, backward = _measure(samples, count, learners)
+    trained = recipe.passes * run.objective.terms
+    return RlPlan(
+        samples=drawn * recipe.iterations,
+        updates=recipe.total_updates,
+        tokens_per_iteration=round(drawn * samples.cells * (forwards + trained) * (1 + guided)),
+        learns=sum(p.numel() for p in learners),
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        nbytes=_bytes(run),
+        seconds_per_iteration=drawn / count * (forwards * forward + trained * (forward + backward)),
+    )
+
+
+def _measure(samples: Samples, count: int, learners: list[torch.nn.Parameter]) -> tuple[float, float]:
+    """Seconds of one pass forward, and of its gradient on top, at a time where guidance acts if it ever does."""
+    x = torch.zeros(count, samples.cells, samples.model.config.latent_channels, device=samples.model.device)
+    at = [1.0] * count
+    with torch.no_grad():
+        samples.velocity(x, at)
+        began = time.perf_counter()
+        samples.velocity(x, at)
+        forward = time.perf_counter() - began
+    began = time.perf_counter()
+    torch.autograd.grad(samples.velocity(x, at).sum(), learners, allow_unused=True)
+    return forward, max(0.0, time.perf_counter() - began - forward)
+
+
+def _bytes(run: Run) -> int:
+    """Weights, gradients, float32 masters where weights are not, two Adam moments, average, copies of the objective."""
+    total = sum(p.nbytes for p in run.model.parameters())
+    learners = [p for p in run.model.parameters() if p.requires_grad]
+    gradient = sum(p.nbytes for p in learners)
+    full = 4 * sum(p.numel() for p in learners)
+    masters = 0 if run.recipe.precision == "float32" else full
+    average = full if run.recipe.optim.ema else 0
+    copies = sum(sum(t.nbytes for t in values) for values in run.objective.state().values())
+    return total + gradient + masters + 2 * full + average + copies
