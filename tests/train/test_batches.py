@@ -7,11 +7,14 @@ import torch
 
 from openlance.data.batch import TrainingBatch, assemble
 from openlance.data.layout import stream_sizes
-from openlance.data.sample import Sample
+from openlance.data.records import Words
+from openlance.data.sample import MediumFeatures, Sample, bind_sample
 from openlance.model.lance import LanceModel
+from openlance.sequence.bind import Binder
 from openlance.sequence.tasks import TASKS
+from openlance.sequence.template import OWN_WORDING
 from openlance.train.losses import LossSums, Objective, Path, PathSampling, compute_loss, draw_path
-from tests.train.tiny import ANCHORS, tiny_model, tiny_sample
+from tests.train.tiny import ANCHORS, WIDTH, tiny_model, tiny_sample, tiny_tokenizer
 
 SAMPLES = [tiny_sample(task, seed) for seed, task in enumerate([*TASKS, "t2i", "t2i", "understand", "i2v"])]
 
@@ -84,3 +87,18 @@ def test_an_understanding_only_batch_has_no_generation_stream() -> None:
     assert batch.num_targets == 0
     path = draw_path(batch, PathSampling(), torch.Generator())
     assert loss_of(tiny_model(), batch, path, batch.counts) > 0
+
+
+def test_questions_about_one_picture_are_as_good_as_asked_alone() -> None:
+    model = tiny_model()
+    pairs = (("What?", "a cat"), ("How many?", "two"), ("Is it red?", "no"))
+    binder = Binder(tiny_tokenizer(), OWN_WORDING)
+    picture = MediumFeatures(torch.randn(1, 2, 2, WIDTH, generator=torch.Generator().manual_seed(0)))
+    together = bind_sample(binder, Words("understand", *pairs[0], more=pairs[1:]), [picture], None)
+    alone = [bind_sample(binder, Words("understand", *pair), [picture], None) for pair in pairs]
+    batch = assemble([together], ANCHORS, 16)
+    none = Path(torch.zeros(1), torch.zeros(0, 0))
+    assert batch.answer.numel() == sum(len(answer) + 1 for _, answer in pairs)
+    assert batch.num_tokens < sum(assemble([sample], ANCHORS, 16).num_tokens for sample in alone)
+    wanted = one_by_one(model, alone, batch.counts, [none] * 3)
+    assert abs(loss_of(model, batch, none, batch.counts) - wanted) < 1e-5

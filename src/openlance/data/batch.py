@@ -74,7 +74,7 @@ def assemble(samples: Sequence[Sample], anchors: Anchors, round_to: int = 1, vie
     """One batch of samples, grouped by shape; understanding streams are padded to multiples of `round_to`, targets laid out `views` times."""
     groups: dict[tuple[int, int], list[tuple[Sample, Layout]]] = defaultdict(list)
     for sample in samples:
-        layout = layout_of(sample.segments, anchors, round_to, views)
+        layout = layout_of(sample, anchors, round_to, views)
         groups[layout.U, layout.G].append((sample, layout))
     placed = [pair for group in groups.values() for pair in group]
     layouts = [layout for _, layout in placed]

@@ -27,8 +27,8 @@ from openlance.sequence.bind import Binder
 
 Place = tuple[int, int, int, int] | None
 """First cell in the shard's tensor, and the grid (t, h, w)."""
-Rephrase = Callable[[dict[str, Any], Random], tuple[str, str | None]]
-"""Text and answer of an entry, perhaps worded anew."""
+Rephrase = Callable[[dict[str, Any], Random], Words]
+"""What is said of an entry, worded anew."""
 
 
 @dataclass(frozen=True)
@@ -115,21 +115,20 @@ class CachedSource:
 
     def sample(self, index: int, rng: Random) -> Sample:
         shard, entry = self._find(index)
-        text, answer = (entry["text"], entry["answer"]) if self.rephrase is None else self.rephrase(entry, rng)
+        words = words_of(entry) if self.rephrase is None else self.rephrase(entry, rng)
         media = [MediumFeatures(_cut(shard.vision, vision), _cut(shard.latent, latent)) for vision, latent in entry["media"]]
-        return bind_sample(
-            self.binder,
-            Words(entry["task"], text, answer, entry["system"]),
-            media,
-            _cut(shard.latent, entry["target"]),
-            self.dropout.draw(rng),
-        )
+        return bind_sample(self.binder, words, media, _cut(shard.latent, entry["target"]), self.dropout.draw(rng))
 
     def _find(self, index: int) -> tuple[_Shard, dict[str, Any]]:
         number = next(i for i, start in enumerate(self._starts) if start > index) - 1
         shard = self._shards[number]
         entry: dict[str, Any] = json.loads(shard.lines[index - self._starts[number]])
         return shard, entry
+
+
+def words_of(entry: dict[str, Any]) -> Words:
+    """What an entry says as it was written."""
+    return Words(entry["task"], entry["text"], entry["answer"], entry["system"])
 
 
 def _cut(tensor: Tensor, place: Place) -> Tensor | None:

@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from openlance.data.sample import Sample
 from openlance.sequence.pack import PackedSequence, pack
 from openlance.sequence.positions import positions, spans_of
 from openlance.sequence.segment import Kind, Role, Segment
@@ -72,9 +73,9 @@ def stream_sizes(segments: Sequence[Segment], views: int = 1) -> tuple[int, int]
     return sum(map(len, placed)) - generation, generation
 
 
-def layout_of(segments: Sequence[Segment], anchors: Anchors, round_to: int = 1, views: int = 1) -> Layout:
-    """The layout of a sequence with its understanding stream padded to a multiple of `round_to` tokens."""
-    return _layout(tuple(_shape(segment) for segment in segments), anchors, round_to, views)
+def layout_of(sample: Sample, anchors: Anchors, round_to: int = 1, views: int = 1) -> Layout:
+    """The layout of a sample with its understanding stream padded to a multiple of `round_to` tokens."""
+    return _layout(tuple(_shape(segment) for segment in sample.segments), sample.branches, anchors, round_to, views)
 
 
 def padded_length(understanding: int, round_to: int) -> int:
@@ -87,11 +88,11 @@ def _shape(segment: Segment) -> Segment:
 
 
 @lru_cache(maxsize=8192)
-def _layout(segments: tuple[Segment, ...], anchors: Anchors, round_to: int, views: int) -> Layout:
-    place = positions(segments, anchors.vision, anchors.reference, anchors.understanding)
-    spans, placed = spans_of(segments), laid_out(segments, views)
+def _layout(segments: tuple[Segment, ...], branches: tuple[int, ...], anchors: Anchors, round_to: int, views: int) -> Layout:
+    place, placed = _positions(segments, branches, anchors), laid_out(segments, views)
     segments = tuple(segments[i] for i in placed)
-    packed = pack([segments], [torch.cat([place[:, spans[i]] for i in placed], 1)])
+    branch = torch.tensor([branches[i] for i in placed for _ in range(place[i].shape[1])])
+    packed = pack([segments], [torch.cat([place[i] for i in placed], 1)])
     order = packed.stream_order()
     G = int(packed.latent.sum())
     real = len(packed) - G
@@ -108,7 +109,7 @@ def _layout(segments: tuple[Segment, ...], anchors: Anchors, round_to: int, view
         order=understanding,
         positions=(_pad(packed.positions[:, understanding], U), packed.positions[:, generation]),
         coordinates=packed.coordinates[:, generation],
-        mask=_mask(packed, order, real, U)[None],
+        mask=_mask(packed, branch, order, U)[None],
         vision=torch.nonzero(packed.vision[understanding])[:, 0],
         target=target,
         answer=label - 1,
@@ -132,12 +133,25 @@ def _targets(packed: PackedSequence) -> Tensor:
     return numbers
 
 
-def _mask(packed: PackedSequence, order: Tensor, real: int, U: int) -> Tensor:
-    """Visibility in stream order with padding between the two streams."""
-    dense = packed.mask()[order][:, order]
-    place = torch.cat([torch.arange(real), torch.arange(U, U + len(packed) - real)])
-    mask = torch.eye(U + len(packed) - real, dtype=torch.bool)
-    mask[place[:, None], place[None]] = dense
+def _positions(segments: Sequence[Segment], branches: Sequence[int], anchors: Anchors) -> list[Tensor]:
+    """(3, tokens) of each segment. Every branch is numbered as if it alone continued the shared part."""
+    found: dict[int, Tensor] = {}
+    for branch in sorted(set(branches) - {0}) or [0]:
+        own = [i for i, other in enumerate(branches) if other in (0, branch)]
+        alone = [segments[i] for i in own]
+        place = positions(alone, anchors.vision, anchors.reference, anchors.understanding)
+        found.update(zip(own, (place[:, span] for span in spans_of(alone)), strict=True))
+    return [found[i] for i in range(len(segments))]
+
+
+def _mask(packed: PackedSequence, branch: Tensor, order: Tensor, U: int) -> Tensor:
+    """Visibility in stream order with padding between the two streams; branches (S,) see themselves and what is shared."""
+    dense = packed.mask() & ((branch[None] == 0) | (branch[None] == branch[:, None]))
+    G = int(packed.latent.sum())
+    real = len(packed) - G
+    place = torch.cat([torch.arange(real), torch.arange(U, U + G)])
+    mask = torch.eye(U + G, dtype=torch.bool)
+    mask[place[:, None], place[None]] = dense[order][:, order]
     return mask
 
 

@@ -66,6 +66,8 @@ class Words:
     answer: str | None = None
     system: str | None = None
     """Replaces the SYSTEM text of the task."""
+    more: tuple[tuple[str, str], ...] = ()
+    """Further (question, answer) pairs about the same media, each as if it were asked alone."""
 
     @property
     def definition(self) -> Task:

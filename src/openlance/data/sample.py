@@ -34,11 +34,16 @@ class MediumFeatures:
 
 @dataclass(frozen=True)
 class Sample:
-    """One training sequence before noise. `features[i]` fills `segments[i]`: (cells, D) vision, (cells, C) latent, None for text."""
+    """One training sequence before noise. `features[i]` fills `segments[i]`: (cells, D) vision, (cells, C) latent, None for text.
+
+    `branches[i]` is 0 for what all share, or the number of the branch that segment i belongs to: branches continue the shared
+    part side by side without seeing each other, so several questions about one picture cost it once.
+    """
 
     task: str
     segments: tuple[Segment, ...]
     features: tuple[Tensor | None, ...]
+    branches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,20 @@ def bind_sample(
     task = words.definition
     grid = None if target is None else _grid(target)
     segments = binder.bind(task, words.text, [medium.grids() for medium in media], grid, words.system)
+    branches = [0] * len(segments)
     if words.answer is not None:
         segments += binder.answer(words.answer)
+        shared = len(segments) - len(binder.prompt(words.text)) - 1
+        branches = [0 if i < shared or not words.more else 1 for i in range(len(segments))]
+        for number, (question, answer) in enumerate(words.more, 2):
+            asked = [*binder.prompt(question), *binder.answer(answer)]
+            segments += asked
+            branches += [number] * len(asked)
     else:
         segments = without(segments, dropped)
+        branches = [0] * len(segments)
     features = tuple(_fill(segment, media, target) for segment in segments)
-    return Sample(task.name, tuple(segments), features)
+    return Sample(task.name, tuple(segments), features, tuple(branches))
 
 
 def _fill(segment: Segment, media: Sequence[MediumFeatures], target: Tensor | None) -> Tensor | None:

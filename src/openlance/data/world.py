@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from openlance.data.records import IMAGE, VIDEO, Medium, Record
+from openlance.data.records import IMAGE, VIDEO, Medium, Record, Words
 from openlance.errors import LanceError
 from openlance.world.examples import Example, Turn
 from openlance.world.examples import Medium as WorldMedium
@@ -60,14 +60,35 @@ def _medium(medium: WorldMedium) -> Medium:
     return Medium(IMAGE if medium.num_frames == 1 else VIDEO, medium)
 
 
-def rephrase(entry: Mapping[str, Any], rng: Random) -> tuple[str, str | None]:
-    """(text, answer) of a cached example of the world, worded anew from its scene where the scene alone decides what can be said.
+class Rephrase:
+    """Words a cached example of the world anew from its scene, where the scene alone decides what can be said.
 
-    Instructions of edits and subjects stay as they are: what changes is not in a scene.
+    Instructions of edits and subjects stay as they are: what changes is not in a scene. `questions`: how many are asked about a medium
+    at once, the first of the example's own category, the others of any.
     """
-    again = REWORDINGS.get(entry["task"])
-    said = again(entry["category"], Scene.from_dict(entry["scene"]), Voice(rng)) if again and entry.get("scene") else None
-    return said or (entry["text"], entry["answer"])
+
+    def __init__(self, questions: int = 1) -> None:
+        self.questions = questions
+
+    def __call__(self, entry: Mapping[str, Any], rng: Random) -> Words:
+        again = REWORDINGS.get(entry["task"])
+        if again is None or not entry.get("scene"):
+            return Words(entry["task"], entry["text"], entry["answer"], entry["system"])
+        scene, voice = Scene.from_dict(entry["scene"]), Voice(rng)
+        text, answer = again(entry["category"], scene, voice) or (entry["text"], entry["answer"])
+        more = _further(entry["category"], scene, voice, self.questions - 1) if answer is not None else ()
+        return Words(entry["task"], text, answer, entry["system"], more)
+
+
+def _further(category: str, scene: Scene, voice: Voice, count: int) -> tuple[tuple[str, str], ...]:
+    """Questions of any category about a scene."""
+    asked = [name for name in CATEGORIES["understand"] if name.startswith("video ") == category.startswith("video ")]
+    found: list[tuple[str, str]] = []
+    for name in voice.rng.choices(asked, k=3 * count):
+        said = _question(name, scene, voice) if scene.objects or name == "ocr" else None
+        if said and said[1] is not None and len(found) < count:
+            found.append((said[0], said[1]))
+    return tuple(found)
 
 
 Said = tuple[str, str | None] | None

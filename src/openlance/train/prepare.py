@@ -13,7 +13,7 @@ from openlance.data.loader import Loader
 from openlance.data.mixture import Mixture
 from openlance.data.records import read_jsonl
 from openlance.data.source import RecordSource, Source, WorldSource
-from openlance.data.world import rephrase
+from openlance.data.world import Rephrase
 from openlance.model.config import LanceConfig
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
@@ -91,7 +91,7 @@ def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encod
 
 def _source(name: str, source: SourceRecipe, recipe: TrainRecipe, binder: Binder, encoders: FrozenEncoders) -> Source:
     if source.cache is not None:
-        return CachedSource(name, source.cache, binder, recipe.dropout, rephrase if source.rephrase else None)
+        return CachedSource(name, source.cache, binder, recipe.dropout, Rephrase(source.questions) if source.rephrase else None)
     if source.world is not None:
         return WorldSource(name, source.world, encoders, binder, recipe.dropout)
     assert source.records is not None

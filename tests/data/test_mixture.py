@@ -1,0 +1,122 @@
+"""The order of training: seeded, complete within an epoch, resumable from a few integers, the same on any number of ranks."""
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openlance.data.batch import TrainingBatch
+from openlance.data.loader import BatchRecipe, Loader
+from openlance.data.mixture import Draw, Mixture
+from openlance.data.sample import Sample
+from openlance.errors import LanceError
+from tests.train.tiny import ANCHORS, tiny_sample
+
+
+class Counted:
+    """A source whose samples carry their index in their words."""
+
+    def __init__(self, name: str, length: int, task: str = "t2i") -> None:
+        self.name, self.length, self.task = name, length, task
+
+    def __len__(self) -> int:
+        return self.length
+
+    def sample(self, index: int, rng: Random) -> Sample:
+        return tiny_sample(self.task, rng.randrange(1000) * 100 + index)
+
+
+def draws(mixture: Mixture, count: int) -> list[Draw]:
+    return [mixture.draw() for _ in range(count)]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.integers(0, 99), st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_a_resumed_mixture_goes_on_with_the_same_draws(lengths: list[int], seed: int, before: int) -> None:
+    def mixture() -> Mixture:
+        return Mixture([Counted(str(i), n) for i, n in enumerate(lengths)], [1.0] * len(lengths), seed)
+
+    whole = draws(mixture(), before + 20)
+    first = mixture()
+    draws(first, before)
+    second = mixture()
+    second.load_state(first.state())
+    assert draws(second, 20) == whole[before:]
+
+
+def test_an_epoch_holds_every_sample_once_and_the_next_is_ordered_anew() -> None:
+    mixture = Mixture([Counted("a", 50)], [1.0], 3)
+    first, second = ([draw.index for draw in draws(mixture, 50)] for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert first != sorted(first)
+
+
+def test_weights_are_the_shares() -> None:
+    mixture = Mixture([Counted("a", 10), Counted("b", 10), Counted("never", 10)], [3.0, 1.0, 0.0], 0)
+    sources = [draw.source for draw in draws(mixture, 4000)]
+    assert abs(sources.count(0) / 4000 - 0.75) < 0.03
+    assert sources.count(2) == 0
+
+
+def test_a_source_that_grew_is_taken_in_at_refresh_only() -> None:
+    source = Counted("a", 5)
+    mixture = Mixture([source], [1.0], 0)
+    source.length = 50
+    assert {draw.index for draw in draws(mixture, 50)} == set(range(5))
+    mixture.refresh()
+    assert {draw.index for draw in draws(mixture, 50)} == set(range(50))
+
+
+@pytest.mark.parametrize(("lengths", "weights"), [([0], [1.0]), ([3], [0.0]), ([3], [-1.0]), ([3, 3], [1.0])])
+def test_a_mixture_that_cannot_be_drawn_from_says_why(lengths: list[int], weights: list[float]) -> None:
+    with pytest.raises(LanceError, match=r"source|weight"):
+        Mixture([Counted(str(i), n) for i, n in enumerate(lengths)], weights, 0)
+
+
+def loader(form: str = "bucketed", rank: int = 0, world_size: int = 1, views: int = 1) -> Loader:
+    mixture = Mixture([Counted("t2i", 20), Counted("ask", 20, "understand"), Counted("edit", 20, "image_edit")], [2.0, 1.0, 1.0], 7)
+    return Loader(mixture, BatchRecipe(form, 512, 1024, 16, views), ANCHORS, rank, world_size)
+
+
+def same(a: TrainingBatch, b: TrainingBatch) -> bool:
+    return a.tasks == b.tasks and a.ids.equal(b.ids) and a.latents.equal(b.latents) and a.answer.equal(b.answer)
+
+
+@pytest.mark.parametrize("form", ["bucketed", "packed"])
+def test_a_resumed_loader_goes_on_with_the_same_batches(form: str) -> None:
+    whole = loader(form)
+    batches = [next(whole) for _ in range(24)]
+    first = loader(form)
+    for _ in range(11):
+        next(first)
+    second = loader(form)
+    second.load_state(first.state())
+    assert all(same(next(second), batch) for batch in batches[11:])
+
+
+@pytest.mark.parametrize("form", ["bucketed", "packed"])
+def test_batches_keep_within_the_tokens_and_are_well_filled(form: str) -> None:
+    source = loader(form)
+    batches = [next(source) for _ in range(30)]
+    assert all(batch.num_tokens <= 512 for batch in batches)
+    assert sum(batch.num_tokens for batch in batches) / len(batches) > 0.75 * 512
+    if form == "bucketed":
+        assert all(len(batch.rows) == 1 for batch in batches)
+
+
+def test_ranks_share_the_draws_of_one() -> None:
+    """Two ranks together see the samples that one sees."""
+    parts = [loader(rank=rank, world_size=2) for rank in range(2)]
+    for part in parts:
+        for _ in range(6):
+            next(part)
+    seen = [{number for number, _, _ in part.state()["waiting"]} for part in parts]
+    assert all(number % 2 == rank for rank, numbers in enumerate(seen) for number in numbers)
+
+
+def test_a_sample_beyond_the_budget_is_an_error_that_names_the_remedy() -> None:
+    mixture = Mixture([Counted("t2i", 3)], [1.0], 0)
+    with pytest.raises(LanceError, match=r"raise batch\.tokens"):
+        next(Loader(mixture, BatchRecipe(tokens=32), ANCHORS))
