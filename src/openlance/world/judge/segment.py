@@ -92,7 +92,7 @@ def _label(mask: Mask) -> NDArray[np.int32]:
     rows: list[list[tuple[int, int, int]]] = []
     previous: list[tuple[int, int, int]] = []
     edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    filled = mask.any(1)
+    filled: Mask = np.any(mask, axis=1)
     for y in range(mask.shape[0]):
         if not filled[y]:
             rows.append([])
