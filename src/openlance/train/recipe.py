@@ -52,6 +52,8 @@ class SourceRecipe:
     """JSONL file, see data/records.py; encoded on the fly."""
     rephrase: bool = True
     """Cached examples of the world: word them anew each time."""
+    questions: int = 1
+    """Cached examples of the world: questions asked about one medium at once."""
 
 
 @dataclass(frozen=True)
