@@ -1,12 +1,13 @@
 """Errors on the wire: whatever went wrong becomes a status and a body in OpenAI's form, with a sentence a person can act on."""
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from openlance.apps.serve.admission import QueueFull, Refused, TooLarge
@@ -32,8 +33,9 @@ class ApiError(HTTPException):
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.detail, "type": self.kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status_code, self.headers)
+    def response(self) -> Response:
+        """In ASCII: a message may quote text that has no UTF-8 form."""
+        return Response(json.dumps(self.body()), self.status_code, self.headers, "application/json")
 
 
 def api_error(error: BaseException) -> ApiError:
@@ -79,10 +81,10 @@ def validation_error(error: RequestValidationError) -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of `app` in this form."""
+    """Answer the errors that endpoints raise on purpose in this form; `guard` answers all others."""
 
-    async def on_error(_: Request, error: Exception) -> JSONResponse:
+    async def on_error(_: Request, error: Exception) -> Response:
         return (validation_error(error) if isinstance(error, RequestValidationError) else api_error(error)).response()
 
-    for kind in (RequestValidationError, HTTPException, LanceError, Refused, Cancelled, Exception):
+    for kind in (RequestValidationError, HTTPException, LanceError, Refused, Cancelled):
         app.add_exception_handler(kind, on_error)

@@ -53,7 +53,7 @@ def footprint(model: "LanceModel", plan: "Plan") -> Footprint:
         target = len(plan.branches[0].segments[plan.branches[0].fixed])
         step, grown = target * len(plan.branches), target
         repeats = (sizes.num_inference_steps or 1) * EVALUATIONS.get(str(sizes.solver), 1)
-    context = sum(tokens + grown + GROWTH for tokens in prefill) * context_token_bytes(config, item)
+    context = sum(tokens + grown + min(tokens + grown, GROWTH) for tokens in prefill) * context_token_bytes(config, item)
     widest = max(max(prefill), step)
     return Footprint(
         context_bytes=context,

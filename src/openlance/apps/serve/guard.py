@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openlance.apps.serve.errors import ApiError
+from openlance.apps.serve.errors import ApiError, api_error
 from openlance.apps.serve.metrics import Metrics
 from openlance.apps.serve.settings import ServeSettings
 
@@ -43,7 +43,7 @@ def _digest(key: str) -> bytes:
 
 
 class Guard:
-    """ASGI middleware: host and origin, key, size and time of the body; headers and a count of what went out."""
+    """ASGI middleware: host and origin, key, size and time of the body; headers and a count of what went out; the last word on errors."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app = app
@@ -59,8 +59,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        started = False
+
         async def counted(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -72,10 +76,12 @@ class Guard:
             self._check_host(headers)
             self._check_key(scope, headers)
             self._check_length(headers)
-        except ApiError as error:
-            await error.response()(scope, receive, counted)
-            return
-        await self.app(scope, self._bounded(receive), counted)
+            await self.app(scope, self._bounded(receive), counted)
+        except Exception as error:
+            told = api_error(error)
+            if started:
+                raise
+            await told.response()(scope, receive, counted)
 
     def _check_host(self, headers: Headers) -> None:
         """A page of another site in the user's browser must not reach the server, not even by a name that it points here."""

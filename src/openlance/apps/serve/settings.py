@@ -51,7 +51,6 @@ class ServeSettings:
     max_connections: int = 1000
     max_media: int = 16
     """Media of one request, before the task says how many it takes."""
-    max_prompt_chars: int = 32_000
     max_jobs: int = 256
     """Video jobs that may wait."""
     jobs_at_once: int = 2

@@ -126,7 +126,7 @@ async def _reference(service: Service, files: Files) -> bytes | None:
 
 
 async def _accept(
-    http: Request, service: Service, body: VideoCreate | VideoRemix, parameters: dict[str, Any], given: bytes | None, source: str | None = None
+    http: Request, service: Service, body: VideoCreate | VideoRemix, parameters: dict[str, Any], given: bytes | None, old: str | None = None
 ) -> dict[str, Any]:
     """Check that the model and the machine can do it, write it down, and only then promise it."""
     store, runner = store_of(http), runner_of(http)
@@ -135,7 +135,7 @@ async def _accept(
         "prompt": body.prompt,
         "seed": secrets.randbits(SEED_BITS) if body.seed is None else body.seed,
         "parameters": {name: value for name, value in parameters.items() if value is not None},
-        "remixed": source,
+        "remixed": old,
     }
     counts = await asyncio.to_thread(store.counts)
     if counts.get("queued", 0) >= service.settings.max_jobs:
