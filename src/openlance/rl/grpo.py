@@ -59,7 +59,7 @@ class Grpo:
         last = latest if recipe.window_last is None else recipe.window_last
         if not recipe.window_first <= last <= latest:
             raise LanceError(
-                f"a window of {recipe.window} steps that begins at step {recipe.window_first} to {last} does not fit {steps} steps: the last "
+                f"a window of {recipe.window} from step {recipe.window_first} to {last} does not fit {steps} steps: the last "
                 f"is exact, so it begins at {latest} at the latest; lower grpo.window or raise num_inference_steps"
             )
         self.recipe = recipe

@@ -75,7 +75,8 @@ def start_with(recipe: RlRecipe, model: LanceModel, binder: Binder) -> Run:
         model.float()
     optimizer = Optimizer(model, recipe.optim, recipe.total_updates)
     if recipe.precision == "bfloat16":
-        model.bfloat16()
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
     return Run(recipe, model, binder, judges, make_objective(recipe, model, learners), optimizer)
 
 
