@@ -141,7 +141,7 @@ def parse_typed(kind: type[Any], values: dict[str, Any], where: str) -> Any:
     parser.add_class_arguments(kind, "recipe")
     try:
         return parser.instantiate(parser.parse_object({"recipe": values})).recipe
-    except (ArgumentError, TypeError, KeyError) as error:
+    except (ArgumentError, TypeError, KeyError, ValueError) as error:
         raise RecipeError(f"{where}: {error}".replace("recipe.", "")) from error
 
 
