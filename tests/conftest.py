@@ -36,6 +36,8 @@ class GoldenCase:
         return key in self.scalars
 
     def tensor(self, name: str) -> torch.Tensor:
+        if name not in self.tensors:
+            pytest.skip(f"{name} of golden case {self.folder.name} is not in the small copy")
         return self.tensors[name]
 
 

@@ -56,7 +56,7 @@ QUANTITIES = (
     Quantity("losses", 1e-4, r"ce|mse|loss|ce_mean|mse_mean|ce_loss_weights|total_mse_tokens"),
     Quantity("gradient norms", 1e-4, r"grad\..*|params_without_grad"),
     Quantity("preprocessed", 2e-4, r"v\w\w_first_rows\.\d+|\w+\.vae\d+"),
-    Quantity("buckets", EXACT, r"presets\..*|bucket_choice\w*(\..*)?|inputs|vit_image_tensor_shape\w*|vit_T0_equals_T1"),
+    Quantity("buckets", EXACT, r"presets\..*|bucket_choice\w*(\..*)?|inputs(\..*)?|vit_image_tensor_shape\w*|vit_T0_equals_T1"),
     Quantity("tokenizer", EXACT, r"tokenizer\..*|special_ids|len_tokenizer|pad_token_id|vocab_size\w*|eos_token_id"),
     Quantity("tensor names", EXACT, r"state_dict_keys|vit_keys"),
     Quantity("embeddings", 2e-4, r"time_\w+|latent_pos_embed\w*(\..*)?"),

@@ -44,7 +44,7 @@ def check_autoencoder(golden: Golden, case: Case) -> None:
     case.compare("std48", autoencoder.latents_std)
     case.compare("inv_std48_used", 1 / autoencoder.latents_std)
     stats: list[dict[str, Any]] = [{} for _ in case.scalars.get("stats", ())]
-    for index in range(len(case.numbered("in_u8."))):
+    for index in case.numbers("in_u8."):
         mean, log_variance = _encode(autoencoder, case.tensor(f"in_u8.{index}"))
         case.compare(f"mu_normalised_thwc.{index}", mean)
         case.compare(f"logvar_raw_cthw.{index}", log_variance)
@@ -54,7 +54,7 @@ def check_autoencoder(golden: Golden, case: Case) -> None:
         if index < len(stats):
             frames, height, width = case.tensors[f"in_u8.{index}"].shape[:3]
             stats[index] |= {"T": frames, "H": height, "W": width, "lat": list(mean.shape), "mu_std": float(mean.std())}
-    for index in range(len(case.numbered("dec_latent_thwc."))):
+    for index in case.numbers("dec_latent_thwc."):
         pixels = autoencoder.decode(case.tensor(f"dec_latent_thwc.{index}")[None])[0]
         case.compare(f"dec_pixels_cthw.{index}", pixels)
         if index < len(stats):

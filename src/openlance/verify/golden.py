@@ -56,7 +56,7 @@ class Case:
 
         scalars = _json(folder / "case.json")
         path = folder / "tensors.safetensors"
-        return cls(folder.name, scalars, load_file(path) if path.exists() else {}, seen={"case", "tensors"})
+        return cls(folder.name, scalars, load_file(path) if path.exists() else {}, seen={"case", "tensors", "texts"})
 
     @property
     def quirk(self) -> bool:
@@ -100,6 +100,10 @@ class Case:
         """Names `prefix0`, `prefix1`, ... that the case has, in order."""
         found = [name for name in self.tensors if re.fullmatch(re.escape(prefix) + r"\d+", name)]
         return sorted(found, key=lambda name: int(name[len(prefix) :]))
+
+    def numbers(self, prefix: str) -> list[int]:
+        """The numbers of `numbered`."""
+        return [int(name[len(prefix) :]) for name in self.numbered(prefix)]
 
     def rest(self) -> list[str]:
         """Everything of the case that was neither an input nor compared."""

@@ -115,8 +115,8 @@ def check_transforms(golden: Golden, case: Case) -> None:
             ours = {"bucket_hw": bucket, "crop_top_left_h_w": crop_box(row["h"], row["w"], *bucket)}
             case.expect(f"{choice}.{row['h']}x{row['w']}", ours, {key: row[key] for key in ours})
     latent, vision = case.given("vae_resolution"), case.given("vit_resolution")
-    sizes = []
-    for index in range(len(case.numbered("in."))):
+    recorded = case.given("inputs", ())
+    for index in case.numbers("in."):
         frames = case.tensor(f"in.{index}").numpy()
         vae = resize_to_bucket(frames, latent)
         vit = crop_to_multiple(resize_to_bucket(frames, vision), unit)
@@ -125,11 +125,12 @@ def check_transforms(golden: Golden, case: Case) -> None:
         case.compare(f"vae_first_rows.{index}", to_pixels(torch.from_numpy(vae))[0, :, 0, :2])
         case.compare(f"vit_first_rows.{index}", _clip_normalised(vit)[:, 0, :2])
         shape = {"h": frames.shape[1], "w": frames.shape[2], "frames": len(frames)}
-        sizes.append(shape | {"vae_out": [3, len(vae), *vae.shape[1:3]], "vit_out": [3, len(vit), *vit.shape[1:3]]})
+        shape |= {"vae_out": [3, len(vae), *vae.shape[1:3]], "vit_out": [3, len(vit), *vit.shape[1:3]]}
+        if index < len(recorded):
+            case.expect(f"inputs.{index}", shape, recorded[index])
         patches, _ = golden.model(case).vision.patchify(torch.from_numpy(vit))
         pairs = patches.unflatten(1, (3, golden.model(case).vision.temporal_patch_size, -1))
         case.compare("vit_T0_equals_T1", bool((pairs[:, :, 0] == pairs[:, :, -1]).all()))
-    case.compare("inputs", sizes)
     for name in [name for name in case.tensors if name.endswith(".in")]:
         clip = Clip.from_image(case.tensor(name).numpy())
         for result in [other for other in case.tensors if other.startswith(f"{name.removesuffix('.in')}.vae")]:

@@ -149,7 +149,7 @@ def _bind(
         elif segment.kind is Kind.LATENT and target is not None:
             source = target.flatten(0, 2)
         features.append(source)
-    return Sample(task.name, tuple(segments), tuple(features))
+    return Sample(task.name, tuple(segments), tuple(features), branches=(0,) * len(segments))
 
 
 def _shape(latent: Tensor | None) -> Grid | None:
@@ -178,7 +178,7 @@ def _compare_packing(case: Case, samples: list[Sample], packed: PackedSequence, 
     lengths = [sum(map(len, sample.segments)) for sample in samples]
     case.compare("sequence_length", len(packed))
     _compare_recorded_samples(case, samples, lengths)
-    for name, ours in (("sample_lens", lengths), ("sample_type", ["gen" if s.sizes[1] else "und" for s in samples])):
+    for name, ours in (("sample_lens", lengths), ("sample_type", ["gen" if cells_of(sample)[1] else "und" for sample in samples])):
         if name in case.scalars:  # the last entry is the reference's padding
             case.expect(name, ours, case.scalars[name][: len(samples)])
     case.seen |= {"split_lens", "attn_modes"}
@@ -267,7 +267,7 @@ def _compare_losses(case: Case, model: LanceModel, samples: list[Sample], noise:
     start = 0
     for sample in samples:
         batch = assemble([sample], anchors)
-        count = sample.sizes[1]
+        count = cells_of(sample)[1]
         with torch.no_grad():
             path = _path(batch, noise[start : start + count], times[start : start + count])
             rows.append(_token_losses(model, batch, path, objective))
@@ -307,12 +307,19 @@ def _token_losses(model: LanceModel, batch: TrainingBatch, path: Path, objective
     return ce, (velocity.cpu() - velocity_target(data, noise)).square()
 
 
+def cells_of(sample: Sample) -> tuple[int, int]:
+    """Tokens (U, G) of the two streams of a sample."""
+    generation = sum(segment.cells for segment in sample.segments if segment.kind is Kind.LATENT)
+    return sum(map(len, sample.segments)) - generation, generation
+
+
 def _whole_batch(samples: list[Sample], anchors: Anchors, noise: Tensor, times: Tensor) -> tuple[TrainingBatch, Path]:
     """All samples in one batch, with noise and times in its order: it may put samples of one shape side by side."""
     batch = assemble(samples, anchors)
-    shapes = list(dict.fromkeys(sample.sizes for sample in samples))
-    order = sorted(range(len(samples)), key=lambda index: shapes.index(samples[index].sizes))
-    counts = [sample.sizes[1] for sample in samples]
+    sizes = [cells_of(sample) for sample in samples]
+    shapes = list(dict.fromkeys(sizes))
+    order = sorted(range(len(samples)), key=lambda index: shapes.index(sizes[index]))
+    counts = [generation for _, generation in sizes]
     parts, clocks = torch.split(noise, counts), torch.split(times, counts)
     return batch, _path(batch, torch.cat([parts[i] for i in order]), torch.cat([clocks[i] for i in order]))
 

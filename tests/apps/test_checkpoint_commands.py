@@ -1,0 +1,154 @@
+"""info, convert, templates, verify."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from openlance.apps.anatomy import needs_of, parts_of
+from openlance.errors import CheckpointError
+from openlance.model.config import LanceConfig, MediaConfig
+from openlance.sequence.template import OWN_WORDING, Templates
+from openlance.weights.hub import resolve
+from openlance.weights.load import load_checkpoint, read_config
+from openlance.weights.templates import constants_of, fetched_templates, read_templates, templates_of
+from tests.apps.conftest import Cli
+
+T2I = "Describe the {} by detailing the color, quantity and text of the objects:"
+T2V = "Describe the {} by detailing the color and motion/camera movements of the objects:"
+EDIT = "Describe the input {}, then explain how the instruction should alter or modify the {}. Generate a new {}."
+SUBJECT = "Describe the input image, then incorporate the text. Generate a new {} while preserving the identity."
+KEYS = {"t2i/image": T2I, "t2v/video": T2V, "i2v/video": T2V, "edit/image": EDIT, "edit/video": EDIT, "subject/image": SUBJECT, "subject/video": SUBJECT}
+
+
+def filled(key: str) -> str:
+    return KEYS[key].replace("{}", key.split("/")[1])
+
+
+def test_info_counts_what_the_model_has(cli: Cli, checkpoint: Path, golden_dir: Path) -> None:
+    model = load_checkpoint(resolve(checkpoint))
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    for folder in (checkpoint, golden_dir):
+        (report,) = cli("info", folder, "--json").results
+        assert report["parameters"] == expected
+        assert {part["name"] for part in report["parts"]} >= {"understanding expert", "generation expert", "vision encoder", "video autoencoder"}
+        assert all(task["with_weights"] > report["weights_bytes"] == 2 * expected for task in report["tasks"])
+    assert "other" not in {part.name for part in parts_of(resolve(golden_dir), read_config(resolve(golden_dir)))}
+    shown = cli("info", checkpoint)
+    assert shown.code == 0
+    assert f"{expected:,}" in shown.out
+
+
+def test_needs_grow_with_what_is_made() -> None:
+    config = LanceConfig(vision={"depth": 32}, autoencoder={"dec_dim": 256})
+    small = LanceConfig(vision={"depth": 32}, autoencoder={"dec_dim": 256}, media=MediaConfig(image_size=(256, 256), num_frames=5))
+    large, little = ({need.task: need for need in needs_of(each)} for each in (config, small))
+    assert large["t2i"].tokens == 256 + 48 * 48
+    assert all(large[name].total > little[name].total for name in ("t2i", "t2v", "image_edit", "video_edit"))
+    assert large["text"].total == little["text"].total
+    text_only = {need.task for need in needs_of(LanceConfig())}
+    assert text_only == {"text"}
+
+
+def test_convert_there_and_back(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    assert cli("convert", checkpoint, "published", "--to", "published").out.strip() == "published"
+    assert cli("convert", "published", "back", "--quiet").code == 0
+    before, after = load_file(checkpoint / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+    assert Templates.load(tmp_path / "back" / "templates.json") == OWN_WORDING
+    assert cli("convert", checkpoint, "half", "--dtype", "bfloat16", "--json").results[0]["dtype"] == "bfloat16"
+    refused = cli("convert", checkpoint, "half")
+    assert (refused.code, "not empty" in refused.err) == (2, True)
+    assert cli("convert", checkpoint, checkpoint).code == 2
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "PROMPTS = " + repr({key.split("/")[0]: {kind: filled(f"{key.split('/')[0]}/{kind}") for kind in ("image", "video") if f"{key.split('/')[0]}/{kind}" in KEYS} for key in KEYS}),
+        "\n".join(f"SYSTEM_{key.upper().replace('/', '_')} = (\n  {filled(key)[:30]!r}\n  {filled(key)[30:]!r} + '')" for key in KEYS),
+        f"class Prompts:\n    '''The prompts of everything, long enough to be one.'''\n    t2i = {T2I!r}\n    t2v: str = {T2V!r}\n    image_edit = {EDIT!r}\n    idip = {SUBJECT!r}",
+        f"def prompt(task):\n    if task == 't2i':\n        return {T2I!r}\n    elif task == 't2v':\n        return {T2V!r}\n    elif task == 'edit':\n        return {EDIT!r}\n    return {SUBJECT!r}",
+        f"A = {T2I!r}\nB = {T2V!r}\nC = {EDIT!r}\nD = {SUBJECT!r}\nPATH = 'some/other/constant/of/the/module'",
+    ],
+    ids=["nested", "flat", "class", "function", "meaningless names"],
+)  # fmt: skip
+def test_templates_are_found_however_they_are_named(source: str) -> None:
+    reading = templates_of(constants_of(source), {}, "source")
+    assert {key: reading.templates.systems[key] for key in KEYS} == {key: filled(key) for key in KEYS}
+    assert reading.templates.systems["understand/text"] == OWN_WORDING.systems["understand/text"]
+    assert reading.names["text/text"] is None
+
+
+def test_templates_command(cli: Cli, tmp_path: Path) -> None:
+    marker = tmp_path / "was_run"
+    lines = [f"open({str(marker)!r}, 'w')", f"t2i_a = {T2I!r}", f"t2i_b = {T2I + '!'!r}", f"t2v = {T2V!r}", f"edit = {EDIT!r}"]
+    lines += [f"subject = {SUBJECT!r}", "strange = 'Say plainly what you are shown, please.'"]
+    (tmp_path / "prompts.py").write_text("\n".join(lines))
+    unclear = cli("templates", "--from", "prompts.py")
+    assert unclear.code == 2
+    assert "t2i/image: several: t2i_a, t2i_b" in unclear.err
+    assert "--set KEY=NAME" in unclear.err
+    assert not (tmp_path / "templates.json").exists()
+    chosen = ("--set", "t2i/image=t2i_b", "--set", "understand/text=strange")
+    done = cli("templates", "--from", "prompts.py", *chosen)
+    assert done.code == 0, done.err
+    systems = json.loads((tmp_path / "templates.json").read_text())["systems"]
+    assert systems["t2i/image"] == filled("t2i/image") + "!"
+    assert systems["understand/text"] == "Say plainly what you are shown, please."
+    assert "t2i_b" in done.out
+    assert not marker.exists()
+    assert cli("templates", "--from", "prompts.py", *chosen).code == 2
+    assert cli("templates", "--from", "prompts.py", "--set", "t2i/image=nothing", "--overwrite").code == 2
+    assert cli("templates", "--from", "prompts.py", "--set", "fly/image=t2i_b", "--overwrite").code == 2
+
+
+@pytest.mark.parametrize("content", [b"def (", b"\xff\xfe\x00", b"x = 1", b"x = " + b"(" * 5000])
+def test_templates_of_something_else_are_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "prompts.py"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        read_templates(path)
+
+
+def test_fetched_templates_use_the_cache_and_explain_themselves_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "\n".join(f"{key.replace('/', '_')} = {filled(key)!r}" for key in KEYS)
+    answers = {"trees": json.dumps({"tree": [{"path": "a/prompts.py", "type": "blob"}]}).encode(), "raw": source.encode()}
+
+    def offline(address: str) -> bytes:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("openlance.weights.templates._get", offline)
+    with pytest.raises(CheckpointError, match=r"no route to host.*templates --from"):
+        fetched_templates(tmp_path)
+    monkeypatch.setattr("openlance.weights.templates._get", lambda address: answers["trees" if "trees" in address else "raw"])
+    path = fetched_templates(tmp_path)
+    monkeypatch.setattr("openlance.weights.templates._get", offline)
+    assert fetched_templates(tmp_path) == path
+    assert Templates.load(path).systems["edit/video"] == filled("edit/video")
+
+
+def test_verify_command(cli: Cli, golden_dir: Path) -> None:
+    run = cli("verify", golden_dir, "--case", "frame_sampler")
+    assert run.code == 0
+    assert "frame indices" in run.out
+    assert "all cases pass" in run.out
+    (report,) = cli("verify", golden_dir, "--case", "frame_sampler", "--json").results
+    assert report["passed"] is True
+    assert {check["status"] for case in report["cases"] for check in case["checks"]} == {"pass", "intended"}
+
+
+def test_verify_command_fails_on_a_difference(cli: Cli, golden_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "golden"
+    (folder / "frame_sampler").mkdir(parents=True)
+    for path in golden_dir.iterdir():
+        if path.is_file():
+            (folder / path.name).symlink_to(path)
+    values = json.loads((golden_dir / "frame_sampler" / "case.json").read_text())
+    values["rows"][3]["indices"][-1] += 1
+    (folder / "frame_sampler" / "case.json").write_text(json.dumps(values))
+    run = cli("verify", folder)
+    assert run.code == 1
+    assert "1 of 1 cases failed" in run.out
