@@ -52,7 +52,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     stops = []
 
     def run(**changes) -> Running:
-        running, stop = _start(ServeSettings(**{"data_dir": tmp_path / "data", "port": 0, "web": False, "shutdown_seconds": 5.0, **changes}))
+        running, stop = _start(
+            ServeSettings(**{"data_dir": tmp_path / "data", "port": 0, "web": False, "shutdown_seconds": 5.0, **changes})
+        )
         stops.append(stop)
         return running
 

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from openlance.apps.serve.settings import WorkerLimits
 
-POSTS = ("/v1/chat/completions", "/v1/images/generations", "/v1/images/edits", "/v1/videos", "/v1/videos/none/remix", "/v1/videos/none/cancel")
+POSTS = (
+    "/v1/chat/completions",
+    "/v1/images/generations",
+    "/v1/images/edits",
+    "/v1/videos",
+    "/v1/videos/none/remix",
+    "/v1/videos/none/cancel",
+)
 GETS = ("/v1/models", "/v1/models/none", "/v1/videos", "/v1/videos/none", "/v1/videos/none/content", "/health")
 
 
@@ -30,12 +37,21 @@ def told(response: httpx.Response) -> dict:
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        (b"{bad", "application/json"), (b"", "application/json"), (b"[1]", "application/json"), (b"null", "application/json"),
-        (b"[" * 100_000, "application/json"), (b"\xff\xfe", "application/json"), (b'{"prompt": 1}', "application/json"),
-        (b'{"prompt": "x", "n": "many", "messages": [], "image": 3}', "application/json"), (b"x", "text/plain"), (b"x", ""),
-        (b"--b\r\n", "multipart/form-data; boundary=b"), (b"x", "multipart/form-data"), (b"a=b", "application/x-www-form-urlencoded"),
+        (b"{bad", "application/json"),
+        (b"", "application/json"),
+        (b"[1]", "application/json"),
+        (b"null", "application/json"),
+        (b"[" * 100_000, "application/json"),
+        (b"\xff\xfe", "application/json"),
+        (b'{"prompt": 1}', "application/json"),
+        (b'{"prompt": "x", "n": "many", "messages": [], "image": 3}', "application/json"),
+        (b"x", "text/plain"),
+        (b"x", ""),
+        (b"--b\r\n", "multipart/form-data; boundary=b"),
+        (b"x", "multipart/form-data"),
+        (b"a=b", "application/x-www-form-urlencoded"),
     ],
-)  # fmt: skip
+)
 def test_bodies_that_are_none(server, path, body, kind):
     with server.http() as http:
         response = http.post(path, content=body, headers={"Content-Type": kind})
@@ -48,7 +64,7 @@ def test_bodies_that_are_none(server, path, body, kind):
 @pytest.mark.parametrize("name", ["seed", "guidance_scale", "n", "size", "solver", "prompt", "guidance_interval"])
 def test_values_beyond_reason(server, name, value):
     with server.http() as http:
-        body = '{"prompt": "x", "num_inference_steps": 1, "%s": %s}' % (name, value)
+        body = f'{{"prompt": "x", "num_inference_steps": 1, "{name}": {value}}}'
         response = http.post("/v1/images/generations", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code in (200, 400)
 
@@ -66,8 +82,8 @@ def test_a_client_that_goes_is_cancelled(start):
     with running.http() as http, pytest.raises(httpx.ReadTimeout):
         http.post("/v1/images/generations", json=body, timeout=0.5)
     wait_until(lambda: running.worker.idle)
-    messages = [{"role": "user", "content": "long"}]
-    with running.http() as http, http.stream("POST", "/v1/chat/completions", json={"messages": messages, "stream": True, "max_tokens": 1500}) as stream:
+    body = {"messages": [{"role": "user", "content": "long"}], "stream": True, "max_tokens": 1500}
+    with running.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as stream:
         next(stream.iter_lines())
         assert not running.worker.idle
     wait_until(lambda: running.worker.idle)
@@ -133,9 +149,29 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ["prompt", "messages", "n", "size", "seed", "stream", "model", "image", "modalities", "max_tokens", "stop", "seconds", "num_frames",
-          "guidance_scale", "guidance_interval", "solver", "input_reference", "partial_images", "temperature", "output_format"]  # fmt: skip
-plausible = st.fixed_dictionaries({}, optional={name: anything for name in FIELDS})
+FIELDS = [
+    "prompt",
+    "messages",
+    "n",
+    "size",
+    "seed",
+    "stream",
+    "model",
+    "image",
+    "modalities",
+    "max_tokens",
+    "stop",
+    "seconds",
+    "num_frames",
+    "guidance_scale",
+    "guidance_interval",
+    "solver",
+    "input_reference",
+    "partial_images",
+    "temperature",
+    "output_format",
+]
+plausible = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, anything))
 
 
 @given(path=st.sampled_from(POSTS), body=plausible | anything)
@@ -146,7 +182,11 @@ def test_no_json_breaks_the_server(server, path, body):
     assert response.status_code < 500, response.text
 
 
-@given(path=st.sampled_from(POSTS[2:4]), fields=st.dictionaries(st.sampled_from(FIELDS), st.text(max_size=12), max_size=4), data=st.binary(max_size=60))
+@given(
+    path=st.sampled_from(POSTS[2:4]),
+    fields=st.dictionaries(st.sampled_from(FIELDS), st.text(max_size=12), max_size=4),
+    data=st.binary(max_size=60),
+)
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_form_breaks_the_server(server, path, fields, data):
     with server.http() as http:
@@ -154,7 +194,11 @@ def test_no_form_breaks_the_server(server, path, fields, data):
     assert response.status_code < 500, response.text
 
 
-@given(mutations=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=12), keep=st.floats(0.05, 1), name=st.sampled_from(["png", "mp4"]))
+@given(
+    mutations=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=12),
+    keep=st.floats(0.05, 1),
+    name=st.sampled_from(["png", "mp4"]),
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_damaged_medium_breaks_the_server(server, png, mp4, mutations, keep, name):
     data = bytearray({"png": png, "mp4": mp4}[name])

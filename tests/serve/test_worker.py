@@ -144,7 +144,11 @@ def test_memory_bounds_what_is_active(lance, worker):
 
 def test_what_the_model_cannot_do_is_refused_before_it_waits(lance, worker):
     crowd = worker()
-    for parameters, message in (({"height": 4096}, "height 4096"), ({"guidance_scale": -1}, "guidance_scale"), ({"solver": "no"}, "solver")):
+    for parameters, message in (
+        ({"height": 4096}, "height 4096"),
+        ({"guidance_scale": -1}, "guidance_scale"),
+        ({"solver": "no"}, "solver"),
+    ):
         with pytest.raises(RequestError, match=message):
             crowd.submit(lance.request("t2i", "x", **parameters))
     with pytest.raises(RequestError, match="exceed the 2048"):

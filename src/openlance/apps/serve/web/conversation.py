@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openlance.media.encode import encode
 
 if TYPE_CHECKING:
+    from openlance.apps.serve.worker import Handle
     from openlance.media.clip import Clip
 
 MAX_WORKS = 60
@@ -37,9 +38,17 @@ class Conversation:
     """Of the last result."""
     pair: tuple[str, str] | None = None
     """Files before and after the last edit of a picture."""
+    running: "Handle | None" = None
+    """The request of the turn that is under way."""
     _folder: tempfile.TemporaryDirectory[str] = field(default_factory=lambda: tempfile.TemporaryDirectory(prefix="openlance-page-"))
 
+    def stop(self) -> None:
+        """End the turn that is under way; it says so itself."""
+        if self.running is not None:
+            self.running.cancel()
+
     def close(self) -> None:
+        self.stop()
         self._folder.cleanup()
 
     def store(self, clip: "Clip", kind: str | None = None) -> str:

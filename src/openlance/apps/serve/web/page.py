@@ -208,8 +208,9 @@ def _connect(gr: Any, service: Service, page: Any, state: Any, parts: dict[str, 
         finally:
             await steps.aclose()
 
-    def stopped(talk: Conversation | None, chosen: str) -> list[Any]:
-        return view(talk or Conversation(), chosen, busy=False, done=True)
+    def end_turn(talk: Conversation | None) -> None:
+        if talk:
+            talk.stop()
 
     def pick_example(event: gr.SelectData) -> tuple[str, dict[str, Any]]:
         value = event.value
@@ -240,7 +241,7 @@ def _connect(gr: Any, service: Service, page: Any, state: Any, parts: dict[str, 
 
     private = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     run = box.submit(turn, [state, box, mode, animate, *settings], shown, **private)
-    stop.click(stopped, [state, mode], shown, cancels=[run], **private)
+    stop.click(end_turn, [state], None, **private)
     chat.clear(begin_again, [state, mode], shown, cancels=[run], **private)
     chat.example_select(pick_example, None, [mode, box], **private)
     chat.option_select(pick_example, None, [mode, box], **private)

@@ -127,6 +127,7 @@ async def _carry_out(service: Service, talk: Conversation, request: "Request") -
     steps = request.image.resolve(service.worker.lance.config).num_inference_steps or 1
     image = dataclasses.replace(request.image, preview_every=max(1, steps // PREVIEWS))
     (handle,) = await service.submit([dataclasses.replace(request, on_progress=feed.put, on_text=feed.put, image=image)])
+    talk.running = handle
     try:
         answer, picture = "", None
         if handle.future.done() is False and request.task.output != "text":
@@ -143,6 +144,7 @@ async def _carry_out(service: Service, talk: Conversation, request: "Request") -
         _conclude(talk, handle, time.monotonic() - started)
         yield
     finally:
+        talk.running = None
         handle.cancel()
 
 

@@ -1,0 +1,165 @@
+"""The page without a browser: what a turn says, shows and keeps; and that the page is served without anything from outside."""
+
+import asyncio
+import re
+
+import httpx
+import numpy as np
+import pytest
+
+from openlance.apps.serve.web.conversation import MAX_WORKS, Conversation, plain
+from openlance.apps.serve.web.turns import ASK, EDIT, IMAGE, VIDEO, Settings, Wish, run_turn
+from openlance.media.read import read_media
+
+
+@pytest.fixture
+def service(server):
+    return server.server.app.state.service
+
+
+@pytest.fixture
+def talk():
+    conversation = Conversation()
+    yield conversation
+    conversation.close()
+
+
+def say(service, talk, mode, text, *files, animate=False, **settings) -> list:
+    """Every state that the last message went through."""
+
+    async def run():
+        wish = Wish(mode, text, tuple(map(str, files)), animate, Settings(**settings))
+        return [talk.messages[-1]["content"] async for _ in run_turn(service, talk, wish)]
+
+    return asyncio.run(run())
+
+
+def test_a_picture_sharpens_and_is_kept(service, talk, lance):
+    states = say(service, talk, IMAGE, "a sun", seed=7, new_seed=False)
+    bars = [part for state in states for part in state if isinstance(part, str) and "step" in part]
+    previews = {part["path"] for state in states for part in state if isinstance(part, dict)}
+    assert bars[-1].endswith("step 4 of 4")
+    assert len(previews) >= 4
+    image, caption = states[-1]
+    assert caption.startswith("seed **7** · 64×64")
+    assert np.array_equal(read_media(image["path"]).frames[0], np.asarray(lance.generate_image("a sun", seed=7)))
+    assert talk.seed == 7
+    assert talk.gallery() == [(image["path"], "a sun")]
+
+
+def test_going_on_edits_the_last_picture(service, talk, lance):
+    say(service, talk, IMAGE, "a sun", seed=1, new_seed=False)
+    say(service, talk, EDIT, "at night", seed=2, new_seed=False)
+    before, after = talk.pair
+    assert (after, before) == (talk.gallery()[0][0], talk.gallery()[1][0])
+    expected = lance.edit(lance.generate_image("a sun", seed=1), "at night", seed=2)
+    assert np.array_equal(talk.source.clip.frames[0], np.asarray(expected))
+    (answer,) = say(service, talk, ASK, "what is it?")[-1]
+    assert answer == (plain(lance.ask(expected, "what is it?")) or "*(no words)*")
+
+
+def test_what_is_dropped_becomes_the_source(service, talk, tmp_path, png, mp4, lance, film):
+    (tmp_path / "a.png").write_bytes(png)
+    (tmp_path / "b.mp4").write_bytes(mp4)
+    say(service, talk, EDIT, "red", tmp_path / "b.mp4", seed=1, new_seed=False)
+    assert talk.source.clip.num_frames == 9
+    assert len(talk.messages[0]["content"]) == 2
+    say(service, talk, VIDEO, "go", tmp_path / "a.png", num_frames=5, seed=3, new_seed=False)
+    assert np.array_equal(talk.source.clip.frames, lance.generate_video("go", image=read_media(png), num_frames=5, seed=3).frames)
+
+
+def test_a_clip_starts_from_the_source_only_when_asked(service, talk):
+    say(service, talk, IMAGE, "a sun", seed=1, new_seed=False)
+    say(service, talk, VIDEO, "go", num_frames=5, seed=3, new_seed=False)
+    free = talk.source.clip.frames
+    talk.choose(1)
+    say(service, talk, VIDEO, "go", animate=True, num_frames=5, seed=3, new_seed=False)
+    assert not np.array_equal(free, talk.source.clip.frames)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "settings", "told"),
+    [
+        (EDIT, "blue", {}, "There is nothing to edit yet: make a picture first, or drop one here."),
+        (IMAGE, "  ", {}, "Describe in a few words what you want."),
+        (ASK, "", {}, "Type a question."),
+        (IMAGE, "x", {"width": 9999}, "Width 9999 must be an integer from 16 to 256 pixels."),
+        (IMAGE, "x", {"seed": -1, "new_seed": False}, "Seed -1 must be an integer"),
+    ],
+)
+def test_errors_are_sentences(service, talk, mode, text, settings, told):
+    (content,) = say(service, talk, mode, text, **settings)[-1]
+    assert content.startswith("⚠️ ")
+    assert told in content.replace("\\", "")
+    assert "Traceback" not in content
+
+
+def test_a_file_that_is_none(service, talk, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    (content,) = say(service, talk, ASK, "what?", tmp_path / "x.png")[-1]
+    assert "no image or video known here" in content.replace("\\", "")
+    assert [message["role"] for message in talk.messages] == ["user", "assistant"]
+
+
+def test_closing_a_turn_cancels_its_request(service, talk):
+    async def run():
+        turn = run_turn(service, talk, Wish(IMAGE, "long", (), False, Settings(num_inference_steps=1000)))
+        for _ in range(3):
+            await anext(turn)
+        assert not service.worker.idle
+        await turn.aclose()
+        while not service.worker.idle:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert talk.messages[-1]["content"] == ["*Stopped.*"]
+
+
+def test_the_gallery_forgets_the_oldest(talk, picture):
+    for i in range(MAX_WORKS + 3):
+        talk.keep(picture, str(i))
+    assert [caption for _, caption in talk.gallery()][:: MAX_WORKS - 1] == [str(MAX_WORKS + 2), "3"]
+
+
+def test_words_are_shown_as_they_are():
+    shown = plain("<script>alert(1)</script> *bold* [link](javascript:x) `code` ![i](http://x)")
+    assert "<" not in shown
+    assert not re.search(r"(?<!\\)[*`\[\]]", shown)
+
+
+def test_the_page_is_served_and_guarded(start):
+    running = start(web=True, api_keys=("sesame",))
+    with running.http(follow_redirects=True) as http:
+        page = http.get("/")
+        assert page.status_code == 200
+        assert http.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
+        config = http.get("/ui/config")
+        assert config.status_code == 401
+        assert http.post("/ui/login", data={"username": "me", "password": "wrong"}).status_code == 400
+        assert http.post("/ui/login", data={"username": "me", "password": "sesame"}).status_code == 200
+        config = http.get("/ui/config").json()
+        assert not any(dependency["api_visibility"] == "public" for dependency in config["dependencies"])
+        assert "fonts.googleapis.com" not in http.get("/ui/").text
+        for path in ("/etc/passwd", str(running.settings.data_dir / "videos" / "jobs.sqlite")):
+            assert http.get(f"/ui/gradio_api/file={path}").status_code in (403, 404)
+    assert isinstance(config, dict)
+
+
+def test_a_path_in_a_message_is_not_opened(start, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    running = start(web=True)
+    with running.http() as http:
+        config = http.get("/ui/config").json()
+        turn = next(d for d in config["dependencies"] if d["targets"][0][1] == "submit")
+        message = {"text": "what?", "files": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}]}
+        values = [None, message, ASK, False, None, True, *[None] * 8]
+        body = {"data": values, "fn_index": turn["id"], "session_hash": "s"}
+        joined = http.post("/ui/gradio_api/queue/join", json=body)
+        text = joined.text
+        if joined.status_code == 200:
+            with http.stream("GET", "/ui/gradio_api/queue/data?session_hash=s") as stream:
+                text = next((line for line in stream.iter_lines() if "process_completed" in line), "")
+        assert "secret" not in text.replace("secret.png", "") or "not allowed" in text.lower() or "InvalidPathError" in text
+        assert '"success":true' not in text.replace(" ", "")
+    assert httpx.__version__
