@@ -86,6 +86,10 @@ def test_batch_size_changes_no_result(tiny: Cli, tmp_path: Path) -> None:
         assert np.abs(one - other).max() <= 1
 
 
+def interleaved(items: list[Any], kinds: list[str], targets: list[int]) -> dict[str, Any]:
+    return {"interleave_array": items, "element_dtype_array": kinds, "istarget_in_interleave": targets}
+
+
 def test_formats_of_the_released_model(tmp_path: Path) -> None:
     path = tmp_path / "in.json"
     path.write_text(json.dumps({"000000.png": "a boat", "000001.png": "a tree"}))
@@ -97,10 +101,10 @@ def test_formats_of_the_released_model(tmp_path: Path) -> None:
         read_jobs(path)
     triple = ["Look.", "What is it?", "A ball."]
     entries = {
-        "edit": {"interleave_array": ["blue", "a.png", "b.png"], "element_dtype_array": ["text", "image", "image"], "istarget_in_interleave": [0, 0, 0]},
-        "ask": {"interleave_array": ["a.png", triple], "element_dtype_array": ["image", "text"], "istarget_in_interleave": [0, 1]},
-        "wrong": {"interleave_array": ["a.png"], "element_dtype_array": ["image", "text"], "istarget_in_interleave": [0]},
-    }  # fmt: skip
+        "edit": interleaved(["blue", "a.png", "b.png"], ["text", "image", "image"], [0, 0, 0]),
+        "ask": interleaved(["a.png", triple], ["image", "text"], [0, 1]),
+        "wrong": interleaved(["a.png"], ["image", "text"], [0]),
+    }
     path.write_text(json.dumps(entries))
     edit, ask, wrong = read_jobs(path, "image_idip")
     assert (edit.task, edit.prompt, edit.media) == ("subject_image", "blue", (tmp_path / "a.png", tmp_path / "b.png"))
@@ -114,13 +118,19 @@ def test_a_single_request_is_not_taken_for_names(tmp_path: Path) -> None:
     assert (job.id, job.task, job.prompt) == ("a", "t2i", "x")
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "{}"])
+@pytest.mark.parametrize("content", ["", "\n\n"])
 def test_a_file_without_requests_is_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(content)
-    with pytest.raises(RequestError) if content != "{}" else pytest.raises(RequestError, match="no requests|names no task"):
-        if read_jobs(path)[0].error:
-            raise RequestError(read_jobs(path)[0].error)
+    with pytest.raises(RequestError, match="holds no requests"):
+        read_jobs(path)
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "3", '{"task": 3}', '{"task": "fly"}', '{"task": "t2i", "images": 3}', "{"])
+def test_a_wrong_line_is_an_error_of_its_own(tmp_path: Path, line: str) -> None:
+    jobs = read_jobs(write_lines(tmp_path / "r.jsonl", line, {"id": "good", "task": "t2i"}))
+    assert [(job.id, job.error is None) for job in jobs] == [("000001", False), ("good", True)]
+    assert "line 1: " in (jobs[0].error or "")
 
 
 @given(st.lists(st.text(), unique=True, max_size=20))

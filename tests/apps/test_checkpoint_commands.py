@@ -19,7 +19,10 @@ T2I = "Describe the {} by detailing the color, quantity and text of the objects:
 T2V = "Describe the {} by detailing the color and motion/camera movements of the objects:"
 EDIT = "Describe the input {}, then explain how the instruction should alter or modify the {}. Generate a new {}."
 SUBJECT = "Describe the input image, then incorporate the text. Generate a new {} while preserving the identity."
-KEYS = {"t2i/image": T2I, "t2v/video": T2V, "i2v/video": T2V, "edit/image": EDIT, "edit/video": EDIT, "subject/image": SUBJECT, "subject/video": SUBJECT}
+KEYS = {
+    "t2i/image": T2I, "t2v/video": T2V, "i2v/video": T2V,
+    "edit/image": EDIT, "edit/video": EDIT, "subject/image": SUBJECT, "subject/video": SUBJECT,
+}  # fmt: skip
 
 
 def filled(key: str) -> str:
@@ -32,7 +35,7 @@ def test_info_counts_what_the_model_has(cli: Cli, checkpoint: Path, golden_dir: 
     for folder in (checkpoint, golden_dir):
         (report,) = cli("info", folder, "--json").results
         assert report["parameters"] == expected
-        assert {part["name"] for part in report["parts"]} >= {"understanding expert", "generation expert", "vision encoder", "video autoencoder"}
+        assert {"understanding expert", "generation expert", "video autoencoder"} <= {part["name"] for part in report["parts"]}
         assert all(task["with_weights"] > report["weights_bytes"] == 2 * expected for task in report["tasks"])
     assert "other" not in {part.name for part in parts_of(resolve(golden_dir), read_config(resolve(golden_dir)))}
     shown = cli("info", checkpoint)
@@ -64,17 +67,37 @@ def test_convert_there_and_back(cli: Cli, checkpoint: Path, tmp_path: Path) -> N
     assert cli("convert", checkpoint, checkpoint).code == 2
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "PROMPTS = " + repr({key.split("/")[0]: {kind: filled(f"{key.split('/')[0]}/{kind}") for kind in ("image", "video") if f"{key.split('/')[0]}/{kind}" in KEYS} for key in KEYS}),
-        "\n".join(f"SYSTEM_{key.upper().replace('/', '_')} = (\n  {filled(key)[:30]!r}\n  {filled(key)[30:]!r} + '')" for key in KEYS),
-        f"class Prompts:\n    '''The prompts of everything, long enough to be one.'''\n    t2i = {T2I!r}\n    t2v: str = {T2V!r}\n    image_edit = {EDIT!r}\n    idip = {SUBJECT!r}",
-        f"def prompt(task):\n    if task == 't2i':\n        return {T2I!r}\n    elif task == 't2v':\n        return {T2V!r}\n    elif task == 'edit':\n        return {EDIT!r}\n    return {SUBJECT!r}",
-        f"A = {T2I!r}\nB = {T2V!r}\nC = {EDIT!r}\nD = {SUBJECT!r}\nPATH = 'some/other/constant/of/the/module'",
-    ],
-    ids=["nested", "flat", "class", "function", "meaningless names"],
-)  # fmt: skip
+def nested() -> str:
+    tasks: dict[str, dict[str, str]] = {}
+    for key in KEYS:
+        task, kind = key.split("/")
+        tasks.setdefault(task, {})[kind] = filled(key)
+    return f"PROMPTS = {tasks!r}"
+
+
+def flat() -> str:
+    return "\n".join(f"SYSTEM_{key.upper().replace('/', '_')} = (\n  {filled(key)[:30]!r}\n  {filled(key)[30:]!r} + '')" for key in KEYS)
+
+
+def members() -> str:
+    lines = ["class Prompts:", "'The prompts of everything, long enough to be one.'", f"t2i = {T2I!r}", f"t2v: str = {T2V!r}"]
+    return "\n    ".join([*lines, f"image_edit = {EDIT!r}", f"idip = {SUBJECT!r}"])
+
+
+def branches() -> str:
+    pairs = {"t2i": T2I, "t2v": T2V, "edit": EDIT}
+    choices = "".join(f"    if task == {name!r}:\n        return {text!r}\n" for name, text in pairs.items())
+    return f"def prompt(task):\n{choices}    return {SUBJECT!r}"
+
+
+def meaningless() -> str:
+    return f"A = {T2I!r}\nB = {T2V!r}\nC = {EDIT!r}\nD = {SUBJECT!r}\nPATH = 'some/other/constant/of/the/module'"
+
+
+SOURCES = {"nested": nested(), "flat": flat(), "class": members(), "function": branches(), "plain": meaningless()}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
 def test_templates_are_found_however_they_are_named(source: str) -> None:
     reading = templates_of(constants_of(source), {}, "source")
     assert {key: reading.templates.systems[key] for key in KEYS} == {key: filled(key) for key in KEYS}

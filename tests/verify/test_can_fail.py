@@ -104,7 +104,7 @@ def test_broken_cases_are_reported_and_stop_nothing(golden: Golden, tmp_path: Pa
 def test_folder_without_cases_is_an_error(tmp_path: Path, golden: Golden) -> None:
     with pytest.raises(CheckpointError, match="no folder"):
         list(verify(tmp_path / "nowhere"))
-    with pytest.raises(CheckpointError, match="no case .* matches 'zebra'"):
+    with pytest.raises(CheckpointError, match=r"no case .* matches 'zebra'"):
         list(verify(golden.folder, "zebra"))
 
 
