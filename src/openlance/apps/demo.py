@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FIRST_INDEX = 50_000_000
 """Index of exhibit 0: far from what `openlance eval` uses."""
+SEED = 42
 RING_2 = replace(SEEN, ring=2)
 
 
@@ -71,7 +72,13 @@ SECTIONS = (
     ),
     Section(
         "Film", "Clips of 17 frames from words, or from a first frame and words.",
-        (Exhibit("t2v", "free", 6, SEEN), Exhibit("t2v", "free", 3), Exhibit("i2v", "free", 1)),
+        (
+            Exhibit("t2v", "free", 6, SEEN),
+            Exhibit("t2v", "free", 3),
+            Exhibit("t2v", "free", 7),
+            Exhibit("i2v", "free", 1),
+            Exhibit("i2v", "free", 7),
+        ),
     ),
     Section(
         "Change", "Pictures and clips edited as told, the rest left alone.",
@@ -93,6 +100,7 @@ SECTIONS = (
     Section(
         "Look and answer", "Questions about pictures and clips: counting, comparing, reading, finding, describing.",
         (
+            Exhibit("understand", "colour", 0),
             Exhibit("understand", "count", 4),
             Exhibit("understand", "compare", 7),
             Exhibit("understand", "ocr", 0),
@@ -154,7 +162,7 @@ def _steps(answerer: ModelAnswerer, exhibit: Exhibit, folder: Path, name: str) -
             paths: tuple[Path, ...] = (made,)
         else:
             paths = tuple(_write(clip_of(medium), folder, f"{name}-given-{i + 1}") for i, medium in enumerate(turn.inputs))
-        ask = Ask(turn, tuple(answerer.lance.read(folder / path) for path in paths), item.noise + k)
+        ask = Ask(turn, tuple(answerer.lance.read(folder / path) for path in paths), SEED)
         started = time.perf_counter()
         (answer,) = answerer.answer([ask])
         seconds.append(time.perf_counter() - started)

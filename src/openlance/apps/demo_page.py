@@ -10,6 +10,7 @@ from pathlib import Path
 
 from openlance.apps.demo import Section, Shown, Step
 from openlance.sequence.tasks import find_task
+from openlance.world.facts import Fact, What
 
 BOX = re.compile(r"\((\d+),\s*(\d+)\)\s*,\s*\((\d+),\s*(\d+)\)")
 GOOD = 0.9
@@ -81,19 +82,32 @@ def _verdict(step: Step) -> str:
     word = {"good": "as asked", "fair": "in part", "bad": "not as asked"}[level]
     if isinstance(step.answer, str):
         word = {"good": "right", "fair": "in part right", "bad": "wrong"}[level]
-    marked = [(name, true) for name, true in step.mark.facts.items() if not isinstance(step.answer, str)]
-    chips = "".join(f'<li class="{"true" if true else "false"}">{escape(_readable(name))}</li>' for name, true in marked)
+    marked = [(fact, step.mark.facts[fact.name]) for fact in step.turn.facts if fact.name in step.mark.facts]
+    chips = "".join(f'<li class="{"true" if true else "false"}">{escape(_readable(fact))}</li>' for fact, true in marked)
     kept = step.mark.measures.get("preserved")
     if kept is not None and step.output:
         chips += f'<li class="{"true" if kept >= GOOD else "false"}">rest kept {kept:.0%}</li>'
     return f'<div class="verdict"><span class="{level}">{word}</span><ul>{chips}</ul></div>'
 
 
-def _readable(name: str) -> str:
-    """A fact's name for people: "object star-red 1+" becomes "star red"."""
-    about, _, rest = name.partition(" ")
-    text = rest.replace("-", " ").removesuffix(" 1+").removeprefix("word ")
-    return {"object": text, "relation": text}.get(about, f"{about}: {text}")
+def _readable(fact: Fact) -> str:
+    """A fact in few words: "1 cyan star", "no red chair", "yellow star right of green circle", "word GOAL"."""
+    subject = _phrase(fact.what) if fact.what else ""
+    if fact.about == "object":
+        number = {"1+": "", "0": "no "}.get(fact.value, f"{fact.value} ")
+        return number + subject
+    if fact.about == "relation" and fact.other:
+        return f"{subject} {fact.value} {_phrase(fact.other)}"
+    if fact.about in ("motion", "event"):
+        new = f" to {fact.other.colour}" if fact.other and fact.other.colour else ""
+        return f"{subject}: {fact.value}{new}"
+    return f"{fact.value} background" if fact.about == "background" else f"{fact.about} {fact.value}"
+
+
+def _phrase(what: What) -> str:
+    """The attributes that are worth saying, then the noun, then the place."""
+    parts = (what.size, what.texture, what.colour, what.kind, what.place)
+    return " ".join(part for part in parts if part not in (None, "solid", "natural"))
 
 
 def _small(step: Step) -> str:

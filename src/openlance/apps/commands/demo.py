@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = time.perf_counter() - started
     console = Console(highlight=False)
     console.print(f"[bold]{lance.config.name}[/bold] loaded in {loaded:.1f} s")
-    shown = []
+    shown: list[Shown] = []
     for one in run_demo(lance, args.output):
         if not shown or shown[-1].section != one.section:
             console.print(f"\n[bold]{one.section.title}[/bold]  [dim]{one.section.about}[/dim]")
