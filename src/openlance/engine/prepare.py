@@ -19,6 +19,7 @@ from openlance.model.vae import to_pixels, usable_frames
 from openlance.sequence.bind import Binder, Grid, MediumGrids
 from openlance.sequence.positions import positions, spans_of
 from openlance.sequence.segment import CONDITION_ROLES, PROMPT_ROLES, Kind, Role, Segment, without
+from openlance.sequence.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def plan(model: LanceModel, binder: Binder, request: Request) -> Plan:
     task, history = request.task, request.history or History()
     sampling = request.image.resolve(model.config)
     kinds = frozenset(task.blocks) | ({Kind.LATENT} if task.clean_frames else frozenset())
+    _check_parts(model, task, kinds)
     prepared = [prepare_medium(model, clip, kinds, request.resolution) for clip in request.media]
     notices: list[str] = []
     target = None if task.output == "text" else target_grid(model.config, request, prepared, notices)
@@ -112,6 +114,15 @@ def plan(model: LanceModel, binder: Binder, request: Request) -> Plan:
         )
     first_frame = (used[0] if used else len(history.media)) if task.clean_frames else None
     return Plan(request, sampling, lay_out(model.config, segments, sampling), fresh, target, notices, first_frame)
+
+
+def _check_parts(model: LanceModel, task: Task, kinds: frozenset[Kind]) -> None:
+    """A checkpoint may come without its encoders. Raises RequestError when the task needs one that is not there."""
+    missing = [(Kind.VISION in kinds and model.vision is None, "vision encoder")]
+    missing += [((Kind.LATENT in kinds or task.output != "text") and model.autoencoder is None, "autoencoder")]
+    for absent, part in missing:
+        if absent:
+            raise RequestError(f"'{model.config.name}' has no {part}, which the task '{task.name}' needs: load a checkpoint that has one")
 
 
 def lay_out(config: LanceConfig, segments: list[Segment], sampling: ImageSampling) -> list[Branch]:
