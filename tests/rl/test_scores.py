@@ -112,6 +112,10 @@ def test_a_watched_reward_that_fails_costs_no_sample() -> None:
     scored = judges.score([BLANK] * 4, [Prompt(str(i)) for i in range(4)])
     assert scored.failures == {watched: 2}
     assert torch.isfinite(scored.total).all()
+    assert watched in scored.means
+    unwatched = judges.score([BLANK] * 4, [Prompt(str(i)) for i in range(4)], watch=False)
+    assert watched not in unwatched.means
+    assert torch.equal(unwatched.total, scored.total)
 
 
 def test_a_reward_that_mostly_fails_stops_the_run() -> None:

@@ -172,7 +172,7 @@ def judge(run: Run, prompts: Sequence[Prompt], groups: Sequence[Group]) -> tuple
     """Scores of all samples and their advantages (P, K)."""
     clips = [clip for group in groups for rollout in group for clip in rollout.clips()]
     each = [prompt for prompt in prompts for _ in range(run.recipe.rollout.samples)]
-    scored = run.judges.score(clips, each)
+    scored = run.judges.score(clips, each, watch=run.iteration % run.recipe.watch_every == 0)
     return scored, advantages(scored.total.reshape(len(prompts), -1), run.recipe.advantage)
 
 

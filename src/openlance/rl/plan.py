@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -68,15 +69,25 @@ def make_plan(run: Run) -> RlPlan:
 def _measure(samples: Samples, count: int, learners: list[torch.nn.Parameter]) -> tuple[float, float]:
     """Seconds of one pass forward, and of its gradient on top, at a time where guidance acts if it ever does."""
     x = torch.zeros(count, samples.cells, samples.model.config.latent_channels, device=samples.model.device)
-    at = [1.0] * count
+
+    def forward() -> torch.Tensor:
+        return samples.velocity(x, [1.0] * count)
+
     with torch.no_grad():
-        samples.velocity(x, at)
+        alone = _seconds(forward)
+    both = _seconds(lambda: torch.autograd.grad(forward().sum(), learners, allow_unused=True))
+    return alone, max(0.0, both - alone)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shorter of two times, after one that warms up."""
+    work()
+    times = []
+    for _ in range(2):
         began = time.perf_counter()
-        samples.velocity(x, at)
-        forward = time.perf_counter() - began
-    began = time.perf_counter()
-    torch.autograd.grad(samples.velocity(x, at).sum(), learners, allow_unused=True)
-    return forward, max(0.0, time.perf_counter() - began - forward)
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def _bytes(run: Run) -> int:

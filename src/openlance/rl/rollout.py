@@ -94,9 +94,7 @@ class Rollout:
 
 
 @torch.no_grad()
-def prepare_samples(
-    model: LanceModel, binder: Binder, prompt: Prompt, sampling: ImageSampling, counts: Sequence[int]
-) -> list[Samples]:
+def prepare_samples(model: LanceModel, binder: Binder, prompt: Prompt, sampling: ImageSampling, counts: Sequence[int]) -> list[Samples]:
     """The samples of a prompt, in passes of `counts`; what lies before the target is computed once for all of them."""
     planned = plan(model, binder, request_of(prompt, sampling))
     contexts, _ = _drive(model, prefill(model, planned.branches, []))

@@ -55,11 +55,16 @@ class Judges:
         self.rewards = dict(rewards)
         self.weights = dict(weights)
 
-    def score(self, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Scored:
-        """Judge pictures, each with its prompt. Raises RewardError for a reward that fails on more than half of what it is asked."""
+    def score(self, clips: Sequence[Clip], prompts: Sequence[Prompt], watch: bool = True) -> Scored:
+        """Judge pictures, each with its prompt; with `watch`, also by what is only watched.
+
+        Raises RewardError for a reward that fails on more than half of what it is asked.
+        """
         total = torch.zeros(len(clips), dtype=torch.float64)
         tally, failures = Tally(), {}
         for name, reward in self.rewards.items():
+            if not watch and name not in self.weights:
+                continue
             scores = self._ask(name, reward, clips, prompts)
             reasons = [score.failed for score in scores if score and score.failed is not None]
             asked = sum(score is not None for score in scores)
