@@ -17,7 +17,7 @@ def find_golden() -> Path:
     """Folder of golden numbers: OPENLANCE_GOLDEN, else ../shared/golden, else the small copy in the repository."""
     for candidate in (os.environ.get("OPENLANCE_GOLDEN"), ROOT.parent / "shared" / "golden", ROOT / "tests" / "golden"):
         if candidate and (Path(candidate) / "spec.json").exists():
-            return Path(candidate)
+            return Path(candidate).resolve()
     raise FileNotFoundError("no golden folder: set OPENLANCE_GOLDEN")
 
 

@@ -10,8 +10,8 @@ from openlance.apps.anatomy import needs_of, parts_of
 from openlance.errors import CheckpointError
 from openlance.model.config import LanceConfig, MediaConfig
 from openlance.sequence.template import OWN_WORDING, Templates
-from openlance.weights.hub import resolve
-from openlance.weights.load import load_checkpoint, read_config
+from openlance.weights.hub import HUB_NAME, resolve
+from openlance.weights.load import load_checkpoint, load_pretrained, read_config
 from openlance.weights.templates import constants_of, fetched_templates, read_templates, templates_of
 from tests.apps.conftest import Cli
 
@@ -151,6 +151,15 @@ def test_fetched_templates_use_the_cache_and_explain_themselves_offline(tmp_path
     monkeypatch.setattr("openlance.weights.templates._get", offline)
     assert fetched_templates(tmp_path) == path
     assert Templates.load(path).systems["edit/video"] == filled("edit/video")
+
+
+def test_the_hub_name_brings_the_fetched_wording(golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "templates.json"
+    Templates({"t2i/image": "Paint."}).save(path)
+    monkeypatch.setattr("openlance.weights.load.resolve", lambda name, variant: resolve(golden_dir))
+    monkeypatch.setattr("openlance.weights.load.fetched_templates", lambda: path)
+    assert load_pretrained(HUB_NAME, device="cpu")[2].systems == {"t2i/image": "Paint."}
+    assert load_pretrained(golden_dir, device="cpu")[2].systems == {}
 
 
 def test_verify_command(cli: Cli, golden_dir: Path) -> None:

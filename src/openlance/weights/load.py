@@ -22,8 +22,9 @@ from openlance.model.vae import build_autoencoder
 from openlance.model.vision import VisionEncoder
 from openlance.sequence.template import Templates
 from openlance.sequence.tokenizer import Tokenizer
-from openlance.weights.hub import CheckpointFiles, resolve
+from openlance.weights.hub import HUB_NAME, CheckpointFiles, resolve
 from openlance.weights.names import IGNORED, Slot, autoencoder_slots, transformer_slots, vision_slots
+from openlance.weights.templates import fetched_templates
 from openlance.weights.tensorfile import TensorFile, open_tensors
 
 M = TypeVar("M", bound=nn.Module)
@@ -66,11 +67,14 @@ def load_pretrained(
     """Model, tokenizer and wording of a checkpoint; `name` and `variant` as in `hub.resolve`.
 
     `device`: `auto` takes a GPU if there is one. `dtype`: `auto` is bfloat16, or float32, bfloat16, float16.
-    `templates`: a templates.json to use instead of the checkpoint's. Published weights come with none: a request
-    must then bring its own SYSTEM text. For errors see `load_checkpoint`.
+    `templates`: a templates.json to use instead of the checkpoint's. Published weights come with none: for the hub name it is
+    made once out of their public source; a folder without one asks that requests bring their own SYSTEM text.
+    For errors see `load_checkpoint`.
     """
     files = resolve(name, variant=variant)
     wording = files.templates if templates is None else Path(templates)
+    if wording is None and str(name) == HUB_NAME:
+        wording = fetched_templates()
     words = Templates({}) if wording is None else Templates.load(wording)
     tokenizer = Tokenizer.load(files.tokenizer)
     kind = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
