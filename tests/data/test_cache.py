@@ -91,7 +91,8 @@ def test_prompts_are_new_each_time(tmp_path: Path) -> None:
 
 
 def test_media_of_one_size_share_a_pass_and_keep_their_order() -> None:
-    records = [record_of(WorldData(task, num_frames=5).example(i).turns[0]) for i in range(2) for task in ("image_edit", "t2i", "video_edit")]
+    tasks = ("image_edit", "t2i", "video_edit")
+    records = [record_of(WorldData(task, num_frames=5).example(i).turns[0]) for i in range(2) for task in tasks]
     together = encode_records(records, TinyEncoders())
     for record, (media, target) in zip(records, together, strict=True):
         ((alone, only),) = encode_records([record], TinyEncoders())

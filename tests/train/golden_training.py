@@ -1,17 +1,13 @@
 """The golden training cases as samples of ours."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from openlance.data.layout import Anchors
-from openlance.data.sample import MediumFeatures, Sample, bind_sample
 from openlance.data.records import Medium, Record
-from openlance.media.clip import Clip
-from openlance.model.lance import LanceModel
+from openlance.data.sample import MediumFeatures, Sample, bind_sample
 from openlance.sequence.bind import Binder
 from openlance.sequence.segment import PROMPT_ROLES, Role
 from openlance.sequence.template import OWN_WORDING
@@ -50,7 +46,8 @@ def golden_samples(case: Any, folder: Path) -> list[Sample]:
             answer.removesuffix("<|im_end|>") if task == "understand" else None,
             system,
         )
-        dropped = (PROMPT_ROLES if entry["text_dropped"] else frozenset()) | (frozenset({Role.SOURCE}) if entry["vision_dropped"] else frozenset())
+        unseen = frozenset({Role.SOURCE}) if entry["vision_dropped"] else frozenset()
+        dropped = (PROMPT_ROLES if entry["text_dropped"] else frozenset()) | unseen
         if task == "i2v":
             media = [MediumFeatures()]
         samples.append(bind_sample(binder, record.words, media, None if task == "understand" else latents.pop(0), dropped))

@@ -28,7 +28,8 @@ def one_by_one(model: LanceModel, samples: list[Sample], totals: Counter[str], p
 
 
 def joined(paths: list[Path]) -> Path:
-    return Path(torch.cat([torch.zeros(1), *(path.times[1:] for path in paths)]), torch.cat([path.noise for path in paths if path.noise.numel()]))
+    noise = [path.noise for path in paths if path.noise.numel()]
+    return Path(torch.cat([torch.zeros(1), *(path.times[1:] for path in paths)]), torch.cat(noise))
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data"])

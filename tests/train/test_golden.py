@@ -11,8 +11,8 @@ from torch import Tensor
 
 from openlance.data.batch import TrainingBatch, assemble
 from openlance.sequence.tokenizer import Tokenizer
-from openlance.train.losses import LossSums, LossWeights, Objective, Path as NoisePath
-from openlance.train.losses import answer_losses, compute_loss, noisy_latents, ragged, target_losses
+from openlance.train.losses import LossSums, LossWeights, Objective, answer_losses, compute_loss, noisy_latents, ragged, target_losses
+from openlance.train.losses import Path as NoisePath
 from openlance.weights.load import load_pretrained
 from openlance.weights.names import transformer_slots
 from tests.train.golden_training import ANCHORS, golden_samples

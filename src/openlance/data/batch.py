@@ -71,7 +71,7 @@ class TrainingBatch:
 
 
 def assemble(samples: Sequence[Sample], anchors: Anchors, round_to: int = 1, views: int = 1) -> TrainingBatch:
-    """One batch of samples, grouped by shape; understanding streams are padded to multiples of `round_to`, targets laid out `views` times."""
+    """One batch of samples, grouped by shape; understanding streams are padded to multiples of `round_to`; `views` as in `layout_of`."""
     groups: dict[tuple[int, int], list[tuple[Sample, Layout]]] = defaultdict(list)
     for sample in samples:
         layout = layout_of(sample, anchors, round_to, views)

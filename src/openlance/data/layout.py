@@ -74,7 +74,7 @@ def stream_sizes(segments: Sequence[Segment], views: int = 1) -> tuple[int, int]
 
 
 def layout_of(sample: Sample, anchors: Anchors, round_to: int = 1, views: int = 1) -> Layout:
-    """The layout of a sample with its understanding stream padded to a multiple of `round_to` tokens."""
+    """The layout of a sample, its understanding stream padded to a multiple of `round_to` tokens and each target laid out `views` times."""
     return _layout(tuple(_shape(segment) for segment in sample.segments), sample.branches, anchors, round_to, views)
 
 

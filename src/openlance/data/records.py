@@ -95,7 +95,7 @@ class Record:
         wanted = "answer" if task.output == "text" else "target"
         given = [name for name in ("answer", "target") if getattr(self, name) is not None]
         if given != [wanted]:
-            raise RecordError(f"record '{self.id}': task '{task.name}' needs {wanted} and nothing else to learn, this has {given or 'neither'}")
+            raise RecordError(f"record '{self.id}': task '{task.name}' needs {wanted} and nothing else to learn, this has {given}")
 
     @property
     def definition(self) -> Task:

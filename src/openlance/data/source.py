@@ -47,13 +47,14 @@ class RecordSource:
 class WorldSource:
     """Examples of the world, drawn and encoded when they are needed. The later turns of a story are left to the cache."""
 
-    def __init__(self, name: str, data: WorldData, encoders: Encoders, binder: Binder, dropout: ConditionDropout, length: int = 1 << 22) -> None:
+    length = 1 << 22
+
+    def __init__(self, name: str, data: WorldData, encoders: Encoders, binder: Binder, dropout: ConditionDropout) -> None:
         self.name = name
         self.data = data
         self.encoders = encoders
         self.binder = binder
         self.dropout = dropout
-        self.length = length
 
     def __len__(self) -> int:
         return self.length

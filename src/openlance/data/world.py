@@ -38,7 +38,8 @@ class WorldData:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
         if self.task not in CATEGORIES or unknown:
-            raise LanceError(f"the world has no task '{self.task}' with categories {unknown}; it has { {t: list(c) for t, c in CATEGORIES.items()} }")
+            known = {task: list(categories) for task, categories in CATEGORIES.items()}
+            raise LanceError(f"the world has no task '{self.task}' with categories {unknown}; it has {known}")
 
     def shares(self) -> Mapping[str, float]:
         return self.categories or dict.fromkeys(CATEGORIES.get(self.task, {}), 1.0)

@@ -39,7 +39,7 @@ class Checkpoints:
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            raise CheckpointError(f"{path} cannot be written ({error}): free some space; training goes on from the last checkpoint") from error
+            raise CheckpointError(f"{path} cannot be written ({error}): free some space; the checkpoint before is whole") from error
         for old in self.steps()[: -self.keep]:
             self._path(old).unlink(missing_ok=True)
         return path

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -27,8 +27,8 @@ def compile_layers(model: LanceModel) -> bool:
         return False
     torch._dynamo.config.recompile_limit = MOST_SHAPES
     compiled = torch.compile(_forward, dynamic=False)
-    for layer in model.transformer.layers:
-        layer.forward = partial(_without_index, compiled, layer)
+    for layer in cast(Iterable[Layer], model.transformer.layers):
+        setattr(layer, "forward", partial(_without_index, compiled, layer))  # noqa: B010
     return True
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import nn
 
 from openlance.model.lance import LanceModel
+from openlance.model.mot import Layer
 
 EMBEDDING_STD = 0.3
 
@@ -25,7 +28,7 @@ def initialise(model: LanceModel, seed: int) -> None:
     def normal(weight: torch.Tensor, std: float) -> None:
         weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
-    for layer in model.transformer.layers:
+    for layer in cast(Iterable[Layer], model.transformer.layers):
         for expert in (layer.understanding, layer.generation):
             for product in (expert.qkv, expert.gate_up):
                 normal(product.weight, product.in_features**-0.5)
@@ -34,7 +37,7 @@ def initialise(model: LanceModel, seed: int) -> None:
             nn.init.zeros_(expert.qkv.bias)
     normal(model.embedding.weight, EMBEDDING_STD)
     nn.init.zeros_(model.head.weight)
-    for product in (model.latent.input, model.latent.time[0], model.latent.time[2]):
+    for product in (model.latent.input, *(part for part in model.latent.time if isinstance(part, nn.Linear))):
         normal(product.weight, product.in_features**-0.5)
         nn.init.zeros_(product.bias)
     nn.init.zeros_(model.latent.output.weight)

@@ -48,11 +48,10 @@ def start(recipe: TrainRecipe) -> Run:
     """A run at its first step."""
     model, binder, encoders = build_model(recipe.model, recipe.seed)
     freeze(model, recipe.model.train)
-    optimizer_model = model.to(recipe.device)
-    if recipe.precision == "float32":
-        optimizer_model.float()
+    model.to(recipe.device)
     optimizer = Optimizer(model, recipe.optim, recipe.steps)
     if recipe.precision == "bfloat16":
+        # Weights only: buffers such as rotary frequencies stay exact.
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
     loader = build_loader(recipe, model.config, binder, encoders)
@@ -61,7 +60,10 @@ def start(recipe: TrainRecipe) -> Run:
 
 
 def train(recipe: TrainRecipe) -> dict[str, Any]:
-    """Run a recipe to its end, from its newest checkpoint if there is one. Returns the last report."""
+    """Run a recipe to its end, from its newest checkpoint if there is one. Returns the last report.
+
+    A run that has ended is only exported again.
+    """
     recipe.output.mkdir(parents=True, exist_ok=True)
     (recipe.output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
     run = start(recipe)
@@ -84,8 +86,9 @@ def train(recipe: TrainRecipe) -> dict[str, Any]:
             run.loader.refresh()
             checkpoints.save(run.step, _state(run, meter))
             saved = time.monotonic()
-        if last or (recipe.export_every and run.step % recipe.export_every == 0):
+        if not last and recipe.export_every and run.step % recipe.export_every == 0:
             export(run)
+    export(run)
     return report
 
 

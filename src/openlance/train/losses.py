@@ -50,7 +50,7 @@ class PathSampling:
 
 @dataclass(frozen=True)
 class Path:
-    """Where on the way from data to noise each target stands: `times` (num_targets + 1,), the first being 0 for clean cells, and `noise` (G, C)."""
+    """Where on the way from data to noise each target stands: `times` (num_targets + 1,), the first 0 for clean cells; `noise` (G, C)."""
 
     times: Tensor
     noise: Tensor
@@ -100,7 +100,7 @@ class LossSums:
     mse: Counter[str] = field(default_factory=Counter)
     targets: Counter[str] = field(default_factory=Counter)
 
-    def include(self, other: "LossSums") -> None:
+    def include(self, other: LossSums) -> None:
         """Add the sums of another."""
         for name in self.__dataclass_fields__:
             getattr(self, name).update(getattr(other, name))

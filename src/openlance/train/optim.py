@@ -65,7 +65,7 @@ class _Matrix:
 
     master: Tensor
     momentum: Tensor
-    rows: tuple[int, ...]
+    rows: list[int]
 
 
 class Optimizer:
@@ -168,7 +168,7 @@ class Optimizer:
         shapes = [m.shape for m in self.masters]
         fits = state["names"] == self.names and [m.shape for m in state["masters"]] == shapes
         if not fits or len(state["momenta"]) != len(self._matrices) or len(state["averages"]) != len(self.averages):
-            raise CheckpointError("the checkpoint was written for another model or optimiser: keep the recipe as it was, or use a new output folder")
+            raise CheckpointError("the checkpoint is of another model or optimiser: keep the recipe as it was, or use a new output folder")
         for ours, theirs in (
             (self.masters, state["masters"]),
             (self.averages, state["averages"]),
@@ -180,15 +180,15 @@ class Optimizer:
         self._publish(self.masters)
 
 
-def _blocks(model: LanceModel, name: str) -> tuple[int, ...]:
+def _blocks(model: LanceModel, name: str) -> list[int]:
     """Rows of the matrices that a fused weight stacks."""
     sizes = model.config.transformer
     if name.endswith("qkv.weight"):
         group = sizes.num_key_value_heads * sizes.head_dim
-        return sizes.num_attention_heads * sizes.head_dim, group, group
+        return [sizes.num_attention_heads * sizes.head_dim, group, group]
     if name.endswith("gate_up.weight"):
-        return sizes.intermediate_size, sizes.intermediate_size
-    return (model.get_parameter(name).shape[0],)
+        return [sizes.intermediate_size, sizes.intermediate_size]
+    return [model.get_parameter(name).shape[0]]
 
 
 def _muon(matrix: _Matrix, gradient: Tensor, recipe: OptimRecipe, rate: float) -> None:
@@ -197,5 +197,5 @@ def _muon(matrix: _Matrix, gradient: Tensor, recipe: OptimRecipe, rate: float) -
     update = gradient.lerp_(matrix.momentum, recipe.momentum)
     if recipe.weight_decay:
         matrix.master.mul_(1 - rate * recipe.weight_decay)
-    for block, target in zip(update.split(matrix.rows), matrix.master.split(matrix.rows), strict=True):
+    for block, target in zip(torch.split(update, matrix.rows), torch.split(matrix.master, matrix.rows), strict=True):
         target.add_(orthogonalise(block), alpha=-rate * max(1.0, block.shape[0] / block.shape[1]) ** 0.5)

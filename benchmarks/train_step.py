@@ -1,0 +1,124 @@
+"""One training step of the embedded model against its bare matrix products.
+
+    OMP_NUM_THREADS=1 python benchmarks/train_step.py [--tokens 3072] [--compile] [--fused] [--task t2i ...]
+
+For each task a bucket of random samples of typical length is run forward and backward. `share` is the time of the layers' products measured
+alone, in the same process and at the same shapes, over the time of the step. Times are CPU seconds of the process, so that other
+work on the machine does not count as ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import openlance
+from openlance.data.batch import TrainingBatch, assemble
+from openlance.data.layout import Anchors, padded_length, stream_sizes
+from openlance.data.records import Words
+from openlance.data.sample import MediumFeatures, Sample, bind_sample
+from openlance.model.config import LanceConfig, TransformerConfig
+from openlance.model.lance import LanceModel
+from openlance.sequence.bind import Binder
+from openlance.sequence.template import OWN_WORDING
+from openlance.sequence.tokenizer import Tokenizer
+from openlance.train.compiled import compile_layers
+from openlance.train.initial import initialise
+from openlance.train.losses import LossSums, Objective, PathSampling, compute_loss, draw_path
+
+SIZES = TransformerConfig(
+    0, 256, 8, 4, 2, 64, 704, mrope_section=(8, 12, 12), mrope_interleaved=True, rope_theta=100.0, rope_inv_freq_dtype="float32"
+)
+CHANNELS, WIDTH = 32, 256
+PROMPT = "a picture of a small striped red circle to the left of a blue star on a navy background"
+QUESTIONS = (("What is the colour of the large star?", "blue"), ("How many circles are there?", "two"), ("Is there a red heart?", "no"))
+CASES: dict[str, tuple[tuple[int, int, int] | None, tuple[int, int, int] | None, tuple[int, int, int] | None]] = {
+    "t2i": (None, None, (1, 8, 8)),
+    "image_edit": ((1, 8, 8), (1, 8, 8), (1, 8, 8)),
+    "understand": ((1, 8, 8), None, None),
+    "t2v": (None, None, (5, 8, 8)),
+}
+"""Grids of vision, source latent and target latent at 128 px."""
+
+
+def sample_of(task: str, binder: Binder) -> Sample:
+    sizes = zip(CASES[task], (WIDTH, CHANNELS, CHANNELS), strict=True)
+    vision, source, target = (None if grid is None else torch.randn(*grid, width) for grid, width in sizes)
+    media = [] if vision is None else [MediumFeatures(vision, source)]
+    words = Words(task, QUESTIONS[0][0], QUESTIONS[0][1], more=QUESTIONS[1:]) if target is None else Words(task, PROMPT)
+    return bind_sample(binder, words, media, target)
+
+
+def cpu_time(run: Callable[[], object], repeats: int) -> float:
+    """Best CPU seconds of a call."""
+    run()
+    times = []
+    for _ in range(repeats):
+        began = time.process_time()
+        run()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def bare(batch: TrainingBatch, repeats: int) -> float:
+    """CPU seconds of the layers' products alone, forward and backward."""
+    heads, group = SIZES.num_attention_heads * SIZES.head_dim, SIZES.num_key_value_heads * SIZES.head_dim
+    width, inner = SIZES.hidden_size, SIZES.intermediate_size
+    shapes = ((width, heads + 2 * group), (heads, width), (width, 2 * inner), (inner, width))
+    total = 0.0
+    for tokens in (batch.ids.numel(), batch.target.numel()):
+        for inputs, outputs in shapes if tokens else ():
+            x, w, dy = (torch.randn(shape).bfloat16() for shape in ((tokens, inputs), (outputs, inputs), (tokens, outputs)))
+            products = (lambda x=x, w=w: x @ w.T, lambda dy=dy, w=w: dy @ w, lambda dy=dy, x=x: dy.T @ x)
+            total += sum(cpu_time(product, 3 * repeats) for product in products)
+    return SIZES.num_hidden_layers * total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=int, default=3072)
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--round-to", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--fused", action="store_true", help="the library's attention instead of plain products")
+    parser.add_argument("--task", nargs="*", default=list(CASES), choices=CASES)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    binder = Binder(Tokenizer.load(Path(openlance.__file__).parent / "nano" / "tokenizer"), OWN_WORDING)
+    sizes = dataclasses.replace(SIZES, vocab_size=len(binder.tokenizer))
+    model = LanceModel(LanceConfig(sizes, latent_channels=CHANNELS, prediction="data"))
+    initialise(model, 0)
+    model.bfloat16()
+    if options.compile:
+        compile_layers(model)
+    objective = Objective(plain_attention=not options.fused)
+    print(f"{'task':12} {'rows':>5} {'U':>5} {'G':>5} {'step ms':>8} {'bare ms':>8} {'tokens/s':>9} {'share':>6}")
+    for task in options.task:
+        sample = sample_of(task, binder)
+        U, G = stream_sizes(sample.segments, options.views)
+        rows = max(1, options.tokens // (padded_length(U, options.round_to) + G))
+        batch = assemble([sample_of(task, binder) for _ in range(rows)], Anchors(understanding=True), options.round_to, options.views)
+        path = draw_path(batch, PathSampling(), torch.Generator().manual_seed(0))
+
+        def step(batch: TrainingBatch = batch, path: object = path) -> None:
+            compute_loss(model, batch, path, objective, batch.counts, LossSums()).backward()  # type: ignore[arg-type, no-untyped-call]
+            for parameter in model.parameters():
+                parameter.grad = None
+
+        seconds, products = cpu_time(step, options.repeats), bare(batch, options.repeats)
+        row = batch.rows[0]
+        print(
+            f"{task:12} {rows:5} {row.understanding:5} {row.generation:5} {seconds * 1e3:8.0f} {products * 1e3:8.0f} "
+            f"{batch.num_tokens / seconds:9.0f} {products / seconds:6.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
