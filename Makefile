@@ -10,7 +10,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve,train,rl]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve,rl]'
 	touch $(STAMP)
 
 test: setup
@@ -31,7 +31,7 @@ serve: setup
 	$(BIN)/openlance serve
 
 nano: setup
-	$(BIN)/openlance train --all recipes/nano
+	$(BIN)/openlance train recipes/nano
 
 bench: setup
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

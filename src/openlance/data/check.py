@@ -1,0 +1,56 @@
+"""Checking a file of records: every line read, every medium decoded, what fails counted and named."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openlance.data.records import Record, RecordError, parse
+from openlance.errors import LanceError
+from openlance.media.clip import Clip
+
+KEPT_MEDIA = 24
+
+
+@dataclass
+class CheckReport:
+    """What a check found."""
+
+    good: int = 0
+    failures: list[str] = field(default_factory=list)
+    tasks: Counter[str] = field(default_factory=Counter)
+    media: list[tuple[Clip, str]] = field(default_factory=list)
+    """The first media with their labels, for a contact sheet."""
+
+
+def check_records(path: Path, limit: int | None = None) -> CheckReport:
+    """Read and decode the first `limit` records of a JSONL file (default: all). Raises RecordError if there is no such file."""
+    if not path.exists():
+        raise RecordError(f"no file {path}")
+    report = CheckReport()
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if limit is not None and report.good + len(report.failures) >= limit:
+                break
+            if line.strip():
+                _check_line(report, line, path, number)
+    return report
+
+
+def _check_line(report: CheckReport, line: str, path: Path, number: int) -> None:
+    try:
+        record = parse(json.loads(line), path.parent, f"{path.name}:{number}")
+        clips = [medium.clip() for medium in (*record.media, *([record.target] if record.target else []))]
+    except (LanceError, ValueError, TypeError, KeyError, OSError) as error:
+        report.failures.append(f"line {number}: {error}")
+        return
+    report.good += 1
+    report.tasks[record.task] += 1
+    for clip in clips[: max(0, KEPT_MEDIA - len(report.media))]:
+        report.media.append((clip, _label(record)))
+
+
+def _label(record: Record) -> str:
+    return f"{record.id} {record.task}: {record.text}"[:60]

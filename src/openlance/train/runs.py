@@ -1,0 +1,91 @@
+"""Which kind of run a recipe file describes, and running it: an encoder's pre-stage, a cache of features, a supervised stage."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from openlance.errors import LanceError
+from openlance.train.recipe import RecipeError, read_recipe, read_values
+
+ENCODER_STAGES = ("autoencoder", "vision")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe, read and checked, ready to run."""
+
+    path: Path
+    kind: str
+    """`encoder`, `cache` or `supervised`."""
+    output: Path
+    lines: tuple[str, ...]
+    """What it will do, for people."""
+    start: Callable[[], object]
+
+
+def read_run(path: Path, overrides: Sequence[str] = ()) -> Run:
+    """The run of a recipe file. Raises RecipeError on anything that cannot run."""
+    values = read_values(path)
+    if values.get("stage") in ENCODER_STAGES:
+        return _encoder(path, overrides)
+    if "caches" in values:
+        return _cache(path, overrides)
+    return _supervised(path, overrides)
+
+
+def _encoder(path: Path, overrides: Sequence[str]) -> Run:
+    from openlance.train.encoders import read_recipe as read_encoder_recipe
+    from openlance.train.encoders import train_encoder
+
+    recipe = read_encoder_recipe(path, [f"--{override}" for override in overrides])
+
+    def start() -> object:
+        stopped: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+        return train_encoder(recipe, stopped)
+
+    lines = (f"encoder pre-stage of {recipe.steps} steps", f"output {recipe.output}")
+    return Run(path, "encoder", Path(recipe.output), lines, start)
+
+
+def _cache(path: Path, overrides: Sequence[str]) -> Run:
+    from openlance.train.build_cache import main, read_caches
+
+    if overrides:
+        raise RecipeError(f"{path} is a file of caches and takes no overrides: {list(overrides)}")
+    caches = read_caches(path)
+    lines = [f"{name}: {cache.shards * cache.shard_size} examples to {cache.output}" for name, cache in caches.items()]
+    output = next(iter(caches.values())).output.parent
+    return Run(path, "cache", output, tuple(lines), lambda: main([str(path)]))
+
+
+def _supervised(path: Path, overrides: Sequence[str]) -> Run:
+    from openlance.train.loop import train
+
+    recipe = read_recipe(path, overrides)
+    whole = sum(source.weight for source in recipe.sources.values())
+    mixture = [f"  {name}: {source.weight / whole:.1%} of the samples" for name, source in recipe.sources.items() if source.weight]
+    tokens = recipe.steps * recipe.batch.tokens_per_step
+    lines = (
+        f"{recipe.name}: {recipe.steps} steps of {recipe.batch.tokens_per_step} tokens, {tokens / 1e6:.1f} M tokens in all",
+        f"starts from {recipe.model.checkpoint or recipe.model.config}, learns: {', '.join(recipe.model.train)}",
+        f"{recipe.optim.kind}, {recipe.optim.schedule} schedule, {recipe.precision} on {recipe.device}, {recipe.batch.form} batches",
+        *mixture,
+        f"output {recipe.output}",
+    )
+    return Run(path, "supervised", recipe.output, lines, lambda: train(recipe))
+
+
+def recipes_in_order(folder: Path) -> list[Path]:
+    """The recipes that `order.txt` of a folder lists, one file name a line. Raises LanceError if it is missing or names no file."""
+    order = folder / "order.txt"
+    if not order.exists():
+        raise LanceError(f"{folder} has no order.txt: list its recipes there, one file name a line, in the order they run")
+    names = [line.strip() for line in order.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")]
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing or not names:
+        raise LanceError(f"{order} names {missing or 'nothing'}, which {folder} does not hold")
+    return [folder / name for name in names]
