@@ -1,11 +1,13 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from openlance.errors import LanceError
+from openlance.eval import quick
 from openlance.eval.answerers import Answer, Ask, Reconstruction, Truth
 from openlance.eval.quick import quick_scores
 from openlance.eval.records import RecordFile, claim, fingerprint
@@ -112,6 +114,21 @@ def test_quick_scores_of_a_model_that_knows_nothing(tmp_path: Path) -> None:
     assert scores == {"ask": 0.0, "ocr": 0.0, "edit": 0.0}
     assert Image.open(path).size > (400, 200)
     assert quick_scores(lance, 2, suites=["ask"]) == {"ask": 0.0}
+
+
+def test_a_training_run_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model without a vision encoder is asked only what it can do; every export adds a line."""
+    lance = tiny_lance()
+    lance.model.vision = None
+    lance.model.config = replace(lance.config, vision={})
+    lance.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(quick.quick_scores, "__defaults__", (2, quick.QUICK_SEED, ("dense", "ask", "multiturn"), None))
+    for step in (100, 200):
+        quick.watch(tmp_path / "model", step)
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [100, 200]
+    assert set(lines[0]) == {"step", "seconds", "dense"}
+    assert (tmp_path / "samples.png").is_file()
 
 
 def test_reconstructions_keep_size_and_length() -> None:
