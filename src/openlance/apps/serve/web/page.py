@@ -145,12 +145,12 @@ def _side(gr: Any, service: Service) -> dict[str, Any]:
     use = gr.Button("Use as source", size="sm", visible=False, elem_id="use")
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row():
-            seed = gr.Number(label="Seed", precision=0, minimum=0, value=None, placeholder="drawn", elem_id="seed", min_width=120)
+            seed = gr.Number(label="Seed", precision=0, value=None, placeholder="drawn", elem_id="seed", min_width=120)
             new_seed = gr.Checkbox(label="New seed each time", value=True, elem_id="new-seed", min_width=120)
         with gr.Row():
-            width = gr.Number(label="Width", precision=0, minimum=0, placeholder=str(media.image_size[1]), min_width=80, elem_id="width")
-            height = gr.Number(label="Height", precision=0, minimum=0, placeholder=str(media.image_size[0]), min_width=80, elem_id="height")
-            frames = gr.Number(label="Frames", precision=0, minimum=0, placeholder=str(media.num_frames), min_width=80, elem_id="frames")
+            width = gr.Number(label="Width", precision=0, placeholder=str(media.image_size[1]), min_width=80, elem_id="width")
+            height = gr.Number(label="Height", precision=0, placeholder=str(media.image_size[0]), min_width=80, elem_id="height")
+            frames = gr.Number(label="Frames", precision=0, placeholder=str(media.num_frames), min_width=80, elem_id="frames")
         steps = gr.Slider(1, 100, step=1, value=defaults.num_inference_steps, label="Steps", elem_id="steps")
         guidance = gr.Slider(1, 15, step=0.5, value=defaults.guidance_scale, label="Guidance: how closely the words are followed")
         shift = gr.Slider(0.5, 10, step=0.1, value=defaults.timestep_shift, label="Shift: more for layout, less for detail")
