@@ -1,0 +1,260 @@
+"""Writes the model card from what was recorded: the training runs' metrics and the report of an evaluation. No number in it is typed by hand.
+
+python -m openlance.nano.card --run runs/nano/autoencoder --run runs/nano/tasks --report eval-nano --output src/openlance/nano
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openlance.errors import LanceError
+from openlance.eval.records import RecordFile, write_text
+from openlance.eval.report import Report, Row
+from openlance.eval.sheet import sheet
+from openlance.eval.suite import SUITES
+from openlance.nano.card_curves import Panel, Points, curves_svg
+
+if TYPE_CHECKING:
+    from openlance.pipeline import Lance
+
+PICTURES = "card"
+WORST_ROWS, STRIPS_A_ROW = 6, 2
+WEAK = 0.8
+LOG_NAMES = ("metrics.jsonl", "log.jsonl")
+UNITS = {"images": "dB PSNR, images", "clips": "dB PSNR, clips"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training run as its folder tells it: every report line, and the scores of its watched exports."""
+
+    name: str
+    lines: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Stage":
+        """Raises LanceError where the folder has no metrics."""
+        path = next((folder / name for name in LOG_NAMES if (folder / name).exists()), None)
+        if path is None:
+            raise LanceError(f"{folder} has none of {', '.join(LOG_NAMES)}: pass folders of training runs")
+        return cls(folder.name, _last_of_each_step(_read_lines(path)), _read_lines(folder / "scores.jsonl"))
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """(step, value) wherever a line has the key."""
+        return [(line["step"], line[key]) for line in self.lines if key in line]
+
+    @property
+    def hours(self) -> float | None:
+        """Hours of training, None where the run did not write them down."""
+        minutes = [line["minutes"] for line in self.lines if "minutes" in line]
+        return max(minutes) / 60 if minutes else None
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _last_of_each_step(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A resumed run repeats steps: its last word on each counts."""
+    return [line for _, line in sorted({line["step"]: line for line in lines}.items())]
+
+
+def write_card(lance: "Lance", stages: Sequence[Stage], report_folder: Path, output: Path) -> Path:
+    """Write CARD.md and its pictures into `output`. Raises LanceError if the report is missing or of another model."""
+    path = report_folder / "report.json"
+    if not path.exists():
+        raise LanceError(f"there is no {path}: run  openlance eval world --output {report_folder}  first")
+    report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    if report.run["model"] != lance.config.name:
+        raise LanceError(f"{path} is of the model '{report.run['model']}', the card is of '{lance.config.name}': evaluate this one")
+    pictures = output / PICTURES
+    pictures.mkdir(parents=True, exist_ok=True)
+    if panels := _panels(stages):
+        write_text(pictures / "curves.svg", curves_svg(panels))
+    shown = _failures(report, report_folder, pictures)
+    parts = [_head(lance), _sizes(lance), _training(stages, bool(panels)), _scores(report), _limits(report, shown), _again(report, stages)]
+    write_text(output / "CARD.md", "\n\n".join(parts) + "\n")
+    return output / "CARD.md"
+
+
+def _head(lance: "Lance") -> str:
+    media = lance.config.media
+    about = (
+        "The embedded model of openlance: the architecture of Lance at another size, trained from nothing in a closed synthetic world of "
+        "shapes, things, sceneries, words and motions. Inside that world it draws, films, edits, keeps subjects, answers and converses."
+    )
+    sizes = f"Images of {media.min_side} to {media.max_side} px a side in multiples of 16, clips of 1 to {media.max_frames} frames"
+    return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
+
+
+def _sizes(lance: "Lance") -> str:
+    counts: dict[str, int] = {}
+    for name, parameter in lance.model.named_parameters():
+        counts[_part(name)] = counts.get(_part(name), 0) + parameter.numel()
+    rows = [(part, f"{count / 1e6:.2f} M") for part, count in counts.items()]
+    rows.append(("**all**", f"**{sum(counts.values()) / 1e6:.2f} M**"))
+    sizes = lance.config.transformer
+    config = lance.config
+    shape = (
+        f"{sizes.num_hidden_layers} layers of width {sizes.hidden_size}, {sizes.num_attention_heads} heads "
+        f"({sizes.num_key_value_heads} for keys and values), {sizes.vocab_size} tokens; latents of {config.latent_channels} channels at "
+        f"1/{config.spatial_stride} of the side and 1/{config.temporal_stride} of the frames."
+    )
+    return f"## Sizes\n\n{_table(('part', 'parameters'), rows)}\n\n{shape}"
+
+
+def _part(name: str) -> str:
+    """Where a parameter belongs: an expert, an encoder, or what the experts share with the outside."""
+    known = {
+        "vision": "vision encoder",
+        "autoencoder": "autoencoder",
+        "embedding": "token embedding and head",
+        "head": "token embedding and head",
+    }
+    if name.startswith("latent."):
+        return "latent codec"
+    return next(
+        (f"{expert} expert" for expert in ("understanding", "generation") if f".{expert}." in name), known.get(name.split(".")[0], "other")
+    )
+
+
+def _training(stages: Sequence[Stage], curves: bool) -> str:
+    rows = []
+    for stage in stages:
+        last = stage.lines[-1] if stage.lines else {}
+        hours = "not recorded" if stage.hours is None else f"{stage.hours:.1f}"
+        figures = [f"loss {last['loss']:.4g}"] if "loss" in last else []
+        figures += [f"{last[key]:.1f} {unit}" for key, unit in UNITS.items() if key in last]
+        tokens = f"{last['tokens'] / 1e6:.1f} M" if "tokens" in last else ""
+        rows.append((stage.name, f"{int(last.get('step', 0)):,}", tokens, hours, ", ".join(figures)))
+    picture = f"\n\n![Losses and scores over the training steps]({PICTURES}/curves.svg)" if curves else ""
+    return f"## Training\n\n{_table(('stage', 'steps', 'tokens', 'hours', 'at its end'), rows)}{picture}"
+
+
+def _panels(stages: Sequence[Stage]) -> list[Panel]:
+    panels = []
+    for stage in stages:
+        keys = dict.fromkeys(key for line in stage.lines for key in line if key in ("loss", "ce") or key.startswith(("ce/", "mse/")))
+        losses: dict[str, Points] = {key: stage.series(key) for key in keys}
+        quality: dict[str, Points] = {key: stage.series(key) for key in UNITS}
+        scores: dict[str, Points] = {
+            key: [(line["step"], line[key]) for line in stage.scores if key in line] for key in _score_names(stage)
+        }
+        panels += [Panel(f"{stage.name}: loss", "steps", losses), Panel(f"{stage.name}: dB PSNR", "steps", quality)]
+        panels.append(Panel(f"{stage.name}: scores", "steps", scores))
+    return [panel for panel in panels if any(len(points) > 1 for points in panel.series.values())]
+
+
+def _score_names(stage: Stage) -> list[str]:
+    return [name for name in dict.fromkeys(key for line in stage.scores for key in line) if name not in ("step", "seconds")]
+
+
+def _scores(report: Report) -> str:
+    run = report.run
+    command = f"openlance eval world --n {run['n']} --seed {run['seed']}"
+    about = (
+        f"On held-out seeds, {run['n']} prompts a category (`{command}`); brackets: 95 % intervals. *truth* and *autoencoder*: what the judge "
+        "gives the right answers, as they are and through the autoencoder. *Seen*: new scenes of the kinds that training had; the unseen "
+        "conditions were held out of it."
+    )
+    blocks = [f"## Scores\n\n{about}"]
+    for suite in dict.fromkeys(row.suite for row in report.rows):
+        rows = [row for row in (*report.rows, *report.means) if row.suite == suite]
+        title = SUITES[suite].title + (f" (twin of {SUITES[suite].twin})" if SUITES[suite].twin else "")
+        cells = [_score_cells(row, row in report.means) for row in sorted(rows, key=lambda row: (row.condition, row in report.means))]
+        head = ("condition", "category", "score", "n", "truth", "autoencoder", "beside it")
+        blocks.append(f"### {title[0].upper()}{title[1:]}\n\n{_table(head, cells)}")
+    return "\n\n".join(blocks)
+
+
+def _score_cells(row: Row, mean: bool) -> tuple[str, ...]:
+    score = f"{row.score.mean:.3f} [{row.score.low:.3f}, {row.score.high:.3f}]"
+    bounds = ("-" if value is None else f"{value:.3f}" for value in (row.truth, row.reconstruction))
+    beside = ", ".join(f"{name} {value:.3g}" for name, value in row.measures.items())
+    return (
+        row.condition,
+        f"**{row.category}**" if mean else row.category,
+        f"**{score}**" if mean else score,
+        str(row.score.scores),
+        *bounds,
+        beside,
+    )
+
+
+def _worst(report: Report) -> list[Row]:
+    return sorted((row for row in report.rows if row.score.mean < WEAK), key=lambda row: row.score.mean)
+
+
+def _limits(report: Report, shown: bool) -> str:
+    worst = _worst(report)
+    text = [
+        "## What it cannot do",
+        "It knows no photographs, no people and no word outside its vocabulary: anything else gives a picture from its own world. "
+        "Its words are 3 to 5 capital letters, its clips a few seconds.",
+    ]
+    if worst:
+        listed = "\n".join(f"- {SUITES[row.suite].title}, {row.category} ({row.condition}): {row.score.mean:.2f}" for row in worst)
+        text.append(f"Categories under {WEAK:g}, the worst first:\n\n{listed}")
+    else:
+        text.append(f"No category is under {WEAK:g}.")
+    if shown:
+        text.append(f"![Failures with what was asked and what is wrong]({PICTURES}/failures.webp)")
+    return "\n\n".join(text)
+
+
+def _failures(report: Report, folder: Path, pictures: Path) -> bool:
+    """A sheet of kept failures, the worst categories first. False when none were kept."""
+    from openlance.media.read import read_image
+
+    strips, labels = [], []
+    for row in sorted(report.rows, key=lambda row: row.score.mean)[: 4 * WORST_ROWS]:
+        prefix = f"{row.suite}/{row.condition}/"
+        kept = [r for r in RecordFile(folder / "records" / f"{row.suite}.jsonl").records.values() if r.strip and r.key.startswith(prefix)]
+        mine = [r for r in kept if any(mark.label == row.category for mark in r.marks)][:STRIPS_A_ROW]
+        strips += [read_image(folder / str(record.strip)).frames[0] for record in mine]
+        labels += [record.label or "" for record in mine]
+    if not strips:
+        return False
+    most = WORST_ROWS * STRIPS_A_ROW
+    sheet(strips[:most], labels[:most]).save(pictures / "failures.webp", quality=80)
+    return True
+
+
+def _again(report: Report, stages: Sequence[Stage]) -> str:
+    order = ", ".join(stage.name for stage in stages)
+    commands = [
+        "make nano                                          # every stage in order",
+        f"openlance eval world --n {report.run['n']} --seed {report.run['seed']} --output eval-nano",
+        "python -m openlance.nano.card --report eval-nano " + " ".join(f"--run runs/nano/{stage.name}" for stage in stages),
+    ]
+    block = "\n".join(commands)
+    weights = f"Weights digest `{report.run.get('weights', 'unknown')}`"
+    return f"## How to make it again\n\nStages in order: {order}. {weights}.\n\n```bash\n{block}\n```"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the generator."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--run", action="append", type=Path, default=[], metavar="DIR", help="a training run, in order")
+    parser.add_argument("--report", type=Path, required=True, metavar="DIR", help="folder of openlance eval world")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
+    args = parser.parse_args(arguments)
+    from openlance.pipeline import Lance
+
+    print(write_card(Lance.from_pretrained(args.model), [Stage.read(folder) for folder in args.run], args.report, args.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The model card says what was recorded, and nothing else."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from openlance.errors import LanceError
+from openlance.eval.answerers import Answer, Ask, Truth
+from openlance.eval.report import make_report, write_report
+from openlance.eval.run import Evaluation, run
+from openlance.eval.suite import SUITES
+from openlance.nano.card import Stage, write_card
+from openlance.nano.card_curves import Panel, curves_svg
+from tests.serve.tiny import tiny_lance
+
+
+class Dumb:
+    name = "dumb"
+
+    def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+        return [answer if ask.seed % 4 == 0 else "nothing" for answer, ask in zip(Truth().answer(asks), asks, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    job = Evaluation([SUITES["ocr"], SUITES["grounding"]], 10, 0, folder)
+    run(job, Dumb(), [Truth()])
+    write_report(make_report(job, {"model": "tiny", "weights": "abc", "seed": 0, "n": 10}), job)
+    return folder
+
+
+def stage(folder: Path) -> Stage:
+    folder.mkdir()
+    lines = [{"step": s, "minutes": s * 0.6, "tokens": s * 1000, "loss": 1 / s, "mse/t2i": 2 / s} for s in (100, 200, 300)]
+    lines.insert(2, {**lines[1], "loss": 9.0})  # a resumed run says step 200 again, before its last word on it
+    lines.insert(3, lines[1])
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "scores.jsonl").write_text("".join(json.dumps({"step": s, "seconds": 9, "ask": s / 400}) + "\n" for s in (100, 300)))
+    return Stage.read(folder)
+
+
+def test_the_card_holds_every_recorded_number(tmp_path: Path, report: Path) -> None:
+    lance = tiny_lance()
+    text = write_card(lance, [stage(tmp_path / "tasks")], report, tmp_path / "out").read_text()
+    for row in json.loads((report / "report.json").read_text())["rows"]:
+        score = row["score"]
+        assert f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}] | {score['scores']} | 1.000" in text
+    assert "| tasks | 300 | 0.3 M | 3.0 | loss 0.003333 |" in text
+    millions = [float(value) for value in re.findall(r"\| ([\d.]+) M \|", text)]
+    total = sum(parameter.numel() for parameter in lance.model.parameters()) / 1e6
+    assert sum(millions[:-1]) == pytest.approx(total, abs=0.05)
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]*)\)", text):
+        assert (tmp_path / "out" / picture).stat().st_size > 1000
+    assert Image.open(tmp_path / "out/card/failures.webp").width > 200
+    assert "Reading words, ocr" in text or "reading words, ocr" in text
+
+
+def test_a_card_is_of_one_model(tmp_path: Path, report: Path) -> None:
+    lance = tiny_lance()
+    object.__setattr__(lance.model.config, "name", "another")
+    with pytest.raises(LanceError, match="is of the model 'tiny', the card is of 'another'"):
+        write_card(lance, [], report, tmp_path)
+    with pytest.raises(LanceError, match="run  openlance eval world"):
+        write_card(lance, [], tmp_path, tmp_path)
+    with pytest.raises(LanceError, match=r"has none of metrics\.jsonl"):
+        Stage.read(tmp_path)
+
+
+def test_hours_that_were_not_written_down_are_not_made_up(tmp_path: Path, report: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 5, "loss": 1.0, "images": 34.25, "clips": 31.5}\n')
+    text = write_card(tiny_lance(), [Stage.read(tmp_path)], report, tmp_path / "out").read_text()
+    assert "| 5 |  | not recorded | loss 1, 34.2 dB PSNR, images, 31.5 dB PSNR, clips |" in text
+    assert "curves.svg" not in text
+
+
+def test_curves_are_drawn_to_scale() -> None:
+    svg = curves_svg([Panel("a < b", "steps", {"loss": [(0, 4.0), (50, 2.0), (100, 1.0)], "flat": [(0, 2.0), (100, 2.0)]})])
+    root = ElementTree.fromstring(svg)
+    lines = [path.get("d", "") for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("fill") == "none"]
+    (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, point.split())) for point in lines[0].lstrip("M").split("L"))
+    assert (x1 - x0) == pytest.approx(x2 - x1, abs=0.2)
+    assert (y1 - y0) / (y2 - y0) == pytest.approx(2 / 3, abs=0.01)
+    assert "a < b" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        curves_svg([Panel("empty", "steps", {"loss": [(0, 1.0)]})])
+
+
+def test_long_runs_are_thinned_to_their_mean() -> None:
+    points = [(float(i), float(i % 2)) for i in range(10_000)]
+    svg = curves_svg([Panel("long", "steps", {"loss": points})])
+    assert len(svg) < 10_000
