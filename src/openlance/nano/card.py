@@ -1,4 +1,4 @@
-"""Writes the model card from what was recorded: the training runs' metrics and the report of an evaluation. No number in it is typed by hand.
+"""Writes the model card from the training runs' metrics and the report of an evaluation. No number in it is typed by hand.
 
 python -m openlance.nano.card --run runs/nano/autoencoder --run runs/nano/tasks --report eval-nano --output src/openlance/nano
 """
@@ -159,8 +159,8 @@ def _scores(report: Report) -> str:
     run = report.run
     command = f"openlance eval world --n {run['n']} --seed {run['seed']}"
     about = (
-        f"On held-out seeds, {run['n']} prompts a category (`{command}`); brackets: 95 % intervals. *truth* and *autoencoder*: what the judge "
-        "gives the right answers, as they are and through the autoencoder. *Seen*: new scenes of the kinds that training had; the unseen "
+        f"On held-out seeds, {run['n']} prompts a category (`{command}`); brackets: 95 % intervals. *truth* and *autoencoder*: what "
+        "the judge gives the right answers, as they are and through the autoencoder. *Seen*: new scenes of the kinds that training had; the unseen "
         "conditions were held out of it."
     )
     blocks = [f"## Scores\n\n{about}"]
