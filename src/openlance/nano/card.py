@@ -158,10 +158,11 @@ def _score_names(stage: Stage) -> list[str]:
 def _scores(report: Report) -> str:
     run = report.run
     command = f"openlance eval world --n {run['n']} --seed {run['seed']}"
+    command = f"openlance eval world --n {run['n']} --seed {run['seed']}"
     about = (
         f"On held-out seeds, {run['n']} prompts a category (`{command}`); brackets: 95 % intervals. *truth* and *autoencoder*: what "
-        "the judge gives the right answers, as they are and through the autoencoder. *Seen*: new scenes of the kinds that training had; the unseen "
-        "conditions were held out of it."
+        "the judge gives the right answers, as they are and through the autoencoder. "
+        "*Seen*: new scenes of the kinds that training had; the unseen conditions were held out of it."
     )
     blocks = [f"## Scores\n\n{about}"]
     for suite in dict.fromkeys(row.suite for row in report.rows):
