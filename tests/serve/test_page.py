@@ -152,10 +152,10 @@ def test_a_path_in_a_message_is_not_opened(start, tmp_path, png):
         uploaded = http.post("/ui/gradio_api/upload", files={"files": ("mine.png", png)}).json()[0]
         for session, path, success in (("a", uploaded, True), ("b", str(tmp_path / "secret.png"), False)):
             message = {"text": "what?", "files": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}
-            values = [None, message, ASK, False, None, True, *[None] * 8]
+            values = [None, message, ASK, False, None, True, None, None, None, 4, 4, 3.5, 12, 0]
             body = {"data": values, "fn_index": turn["id"], "session_hash": session}
             http.post("/ui/gradio_api/queue/join", json=body).raise_for_status()
             with http.stream("GET", f"/ui/gradio_api/queue/data?session_hash={session}") as stream:
                 events = [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
             (end,) = [event for event in events if event["msg"] == "process_completed"]
-            assert end["success"] == success
+            assert end["success"] == success, end

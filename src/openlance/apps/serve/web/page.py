@@ -61,9 +61,13 @@ def mount_page(app: "FastAPI", service: Service) -> "FastAPI":
         return {"name": "openlance", "start_url": PATH, "display": "standalone"}
 
     keys = Keys(service.settings.api_keys)
+    page = build_page(service)
+    # A message names its files by path. The library checks that they were uploaded only for pages that it launched itself:
+    # without this line a mounted page opens any file of the machine (tests/serve/test_page.py).
+    page.has_launched = True
     mounted: FastAPI = gr.mount_gradio_app(
         app,
-        build_page(service),
+        page,
         path=PATH,
         auth=(lambda _, password: keys.owner(password) is not None) if keys else None,
         auth_message="Any name; the password is an API key of this server." if keys else None,
