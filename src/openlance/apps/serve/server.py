@@ -1,5 +1,6 @@
 """From a command to a running server and back: load and build side by side, listen, announce, and stop without dropping anything."""
 
+import gc
 import logging
 import os
 import signal
@@ -79,14 +80,25 @@ def serve(load: "Callable[[], Lance]", settings: ServeSettings) -> int:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     listener = listen(settings)
-    with ThreadPoolExecutor(1) as side:
+    with quick_imports(), ThreadPoolExecutor(1) as side:
         page = side.submit(_import_page) if settings.web else None
         lance = load()
         if page:
             page.result()
-    server = make_server(lance, settings)
+        server = make_server(lance, settings)
     server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """No collection of garbage meanwhile: imports make a million objects that all stay. Nor are those looked at again later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def make_server(lance: "Lance", settings: ServeSettings) -> Server:
