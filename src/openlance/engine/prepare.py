@@ -48,7 +48,6 @@ class Plan:
 def prepare_medium(model: LanceModel, clip: Clip, kinds: frozenset[Kind], resolution: Resolution | None) -> PreparedMedium:
     """Frames sampled and resized for the streams in `kinds`, each by the model's own rule."""
     media = model.config.media
-    frames = torch.from_numpy(clip.frames)
     stride = model.config.temporal_stride
     if media.resize == "multiple":
         count = usable_frames(min(clip.num_frames, media.max_frames), stride)
