@@ -24,6 +24,7 @@ QUICK = (
 QUICK_SEED = 900
 """Training looks at other examples than the final evaluation, whose seed is 0."""
 STEPS = 8
+ANSWER_TOKENS = 64
 CLIP_SHARE = 4
 """Suites of clips take this part of the examples: they cost that much more."""
 SHOWN = 2
@@ -38,7 +39,7 @@ def quick_scores(
     `sheet_path`: where to write a PNG of some samples with what is wrong with them.
     Same arguments, same prompts and noise, so numbers along a training run can be compared.
     """
-    answerer = ModelAnswerer(lance, {"num_inference_steps": STEPS})
+    answerer = ModelAnswerer(lance, {"num_inference_steps": STEPS, "max_new_tokens": ANSWER_TOKENS})
     scores: dict[str, list[float]] = {}
     shown: list[tuple[Any, str]] = []
     for suite in find_suites(list(suites)):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 HEIGHT = 128
 GAP, ARROW = 2, 10
 FRAMES = 4
-COLUMNS = 4
+WIDTHS = (270, 420, 680)
+"""Strips share a band with those of the same class of width; a narrower one gets room for its label."""
+TOTAL = 1400
 
 
 def strip(played: Played) -> NDArray[np.uint8]:
@@ -52,8 +54,19 @@ def label(played: Played, found: Sequence[Mark]) -> str:
 
 
 def sheet(strips: Sequence[NDArray[np.uint8]], labels: Sequence[str]) -> "Image":
-    """Strips with their labels, grouped by the same width so that nothing is scaled."""
-    widest = max(tile.shape[1] for tile in strips)
-    columns = max(1, min(COLUMNS, 1600 // widest))
-    padded = [np.pad(tile, ((0, 0), (0, widest - tile.shape[1]), (0, 0)), constant_values=255) for tile in strips]
-    return contact_sheet(padded, labels, columns, tile_height=HEIGHT)
+    """Strips with their labels below, one band for each class of widths so that nothing is scaled and little stays empty."""
+    from PIL import Image
+
+    bands: dict[int, list[tuple[NDArray[np.uint8], str]]] = {}
+    for tile, text in zip(strips, labels, strict=True):
+        width = next((width for width in WIDTHS if tile.shape[1] <= width), tile.shape[1])
+        bands.setdefault(width, []).append((np.pad(tile, ((0, 0), (0, width - tile.shape[1]), (0, 0)), constant_values=255), text))
+    drawn = []
+    for width, tiles in sorted(bands.items(), key=lambda band: band[0]):
+        drawn.append(contact_sheet([tile for tile, _ in tiles], [text for _, text in tiles], max(1, TOTAL // width), tile_height=HEIGHT))
+    whole = Image.new("RGB", (max(band.width for band in drawn), sum(band.height for band in drawn)), "white")
+    top = 0
+    for band in drawn:
+        whole.paste(band, (0, top))
+        top += band.height
+    return whole
