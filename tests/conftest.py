@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -39,6 +40,18 @@ class GoldenCase:
         if name not in self.tensors:
             pytest.skip(f"{name} of golden case {self.folder.name} is not in the small copy")
         return self.tensors[name]
+
+
+# Machines differ in speed, and a shared one stalls: an example may take as long as it needs.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def full_golden() -> None:
+    """For tests of texts and raw media, which the small copy leaves out; tests/verify covers what the copy holds."""
+    if find_golden() == (ROOT / "tests" / "golden").resolve():
+        pytest.skip("the small copy of the golden numbers has no texts and raw media")
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def test_transparent_and_grey_images_equal_the_reference(golden, kind):
 CASES = ["i2v", "image_edit", "image_edit_two_sources", "image_idip", "video_edit", "x2t_caption_string", "x2t_image", "x2t_video"]
 
 
+@pytest.mark.usefixtures("full_golden")
 @pytest.mark.parametrize("name", CASES)
 def test_raw_media_of_the_tasks_become_the_reference_frames(golden, golden_media, name):
     case = golden(name)

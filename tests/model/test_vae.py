@@ -59,6 +59,7 @@ def test_golden(released, golden, index):
     assert torch.allclose(pixels, case.tensor(f"dec_pixels_cthw.{index}"), atol=2e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("full_golden")
 @pytest.mark.parametrize("name", ["image_edit", "image_edit_two_sources", "image_idip", "video_edit", "i2v"])
 def test_golden_sources(released, golden, name):
     case = golden(name)

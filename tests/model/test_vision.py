@@ -52,6 +52,7 @@ def test_golden_tower(encoder, golden):
     assert torch.allclose(torch.cat(tokens), case.tensor("embeds"), atol=2e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("full_golden")
 @pytest.mark.parametrize("name", CASES)
 def test_golden_frames_to_tokens(name, encoder, golden):
     case = golden(name)
@@ -62,6 +63,7 @@ def test_golden_frames_to_tokens(name, encoder, golden):
     assert torch.allclose(torch.cat(encoder(media)), case.tensor("vit.embeds"), atol=2e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("full_golden")
 @pytest.mark.parametrize("name", ["image_edit_two_sources", "video_edit", "x2t_video"])
 def test_golden_first_patches(name, encoder, golden):
     case = golden(name)
@@ -103,6 +105,7 @@ def test_no_media_no_tokens(small):
     assert small([]) == []
 
 
+@pytest.mark.usefixtures("full_golden")
 def test_bfloat16_is_close(encoder, golden):
     case = golden("x2t_image")
     half = VisionEncoder(encoder.tower.config.to_dict()).to(torch.bfloat16).requires_grad_(False)

@@ -62,6 +62,7 @@ def case(request: Any, golden: Any) -> Any:
     return golden(request.param)
 
 
+@pytest.mark.usefixtures("full_golden")
 def test_tokens_positions_mask_and_noise_are_those_of_the_reference(case: Any, golden_dir: Path) -> None:
     samples = golden_samples(case, golden_dir)
     batch = assemble(samples, ANCHORS)
@@ -92,6 +93,7 @@ def whole_mask(batch: TrainingBatch) -> Tensor:
     return mask
 
 
+@pytest.mark.usefixtures("full_golden")
 @pytest.mark.parametrize(("round_to", "plain"), [(1, False), (16, False), (16, True)])
 def test_losses_are_those_of_the_reference(case: Any, golden_dir: Path, model: Any, round_to: int, plain: bool) -> None:
     batch = assemble(golden_samples(case, golden_dir), ANCHORS, round_to)
@@ -108,6 +110,7 @@ def test_losses_are_those_of_the_reference(case: Any, golden_dir: Path, model: A
     assert sum(sums.answers.values()) == case.tensor("ce").numel()
 
 
+@pytest.mark.usefixtures("full_golden")
 def test_gradients_have_the_norms_of_the_reference(case: Any, golden_dir: Path) -> None:
     model = load(golden_dir).requires_grad_(True)
     batch = assemble(golden_samples(case, golden_dir), ANCHORS)
