@@ -166,6 +166,10 @@ def _side(gr: Any, service: Service) -> dict[str, Any]:
     return {"slider": slider, "gallery": gallery, "use": use, "settings": settings}
 
 
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+"""Every event of the page: not part of the API, no overlay, as many at once as there are visitors."""
+
+
 def _connect(gr: Any, service: Service, page: Any, state: Any, parts: dict[str, Any]) -> None:
     chat, box, stop, mode, animate = (parts[name] for name in ("chat", "box", "stop", "mode", "animate"))
     gallery, use, slider, settings = (parts[name] for name in ("gallery", "use", "slider", "settings"))
@@ -181,20 +185,10 @@ def _connect(gr: Any, service: Service, page: Any, state: Any, parts: dict[str, 
             compare = gr.update(value=talk.pair, visible=True) if talk.pair else gr.update(visible=False)
             rest = [
                 gr.update(value=works, visible=bool(works), selected_index=None), gr.update(visible=bool(works)), compare,
-                skip if talk.seed is None else talk.seed, *source_view(talk, chosen),
+                skip if talk.seed is None else talk.seed, *source_view(gr, talk, chosen),
             ]  # fmt: skip
         field = gr.update(interactive=not busy, value=None) if busy else gr.update(interactive=True)
         return [talk, talk.messages, field, gr.update(visible=busy), *rest]
-
-    def source_view(talk: Conversation | None, chosen: str) -> list[Any]:
-        """Values of `source`."""
-        work = talk.source if talk else None
-        if work is None:
-            return [gr.update(visible=False), "", gr.update(visible=False, value=False)]
-        kind = "picture" if work.clip.is_image else "clip"
-        startable = chosen == VIDEO and work.clip.is_image
-        text = f'<img src="{thumbnail(work.clip)}" alt=""><span>Source: {kind}, {work.clip.width}×{work.clip.height}</span>'
-        return [gr.update(visible=True), text, gr.update(visible=startable)]
 
     async def turn(talk: Conversation | None, message: Any, chosen: str, start: bool, *values: Any) -> AsyncIterator[list[Any]]:
         talk = talk or Conversation()
@@ -226,6 +220,18 @@ def _connect(gr: Any, service: Service, page: Any, state: Any, parts: dict[str, 
             talk.close()
         return view(Conversation(), chosen, busy=False, done=True)
 
+    run = box.submit(turn, [state, box, mode, animate, *settings], shown, **PRIVATE)
+    stop.click(end_turn, [state], None, **PRIVATE)
+    chat.clear(begin_again, [state, mode], shown, cancels=[run], **PRIVATE)
+    chat.example_select(pick_example, None, [mode, box], **PRIVATE)
+    chat.option_select(pick_example, None, [mode, box], **PRIVATE)
+    _connect_source(gr, state, parts, source)
+
+
+def _connect_source(gr: Any, state: Any, parts: dict[str, Any], source: list[Any]) -> None:
+    """What the next turn is about: picked from the gallery, let go, or no longer fitting the chosen mode."""
+    mode, box = parts["mode"], parts["box"]
+
     def note_choice(talk: Conversation | None, event: gr.SelectData) -> None:
         if talk:
             talk.selected = event.index
@@ -233,26 +239,31 @@ def _connect(gr: Any, service: Service, page: Any, state: Any, parts: dict[str, 
     def use_selected(talk: Conversation | None, chosen: str) -> list[Any]:
         if talk:
             talk.choose(0 if talk.selected is None else talk.selected)
-        return source_view(talk, chosen)
+        return source_view(gr, talk, chosen)
 
     def let_go(talk: Conversation | None, chosen: str) -> list[Any]:
         if talk:
             talk.source = None
-        return source_view(talk, chosen)
+        return source_view(gr, talk, chosen)
 
     def change_mode(talk: Conversation | None, chosen: str) -> list[Any]:
-        return [gr.update(placeholder=PLACEHOLDERS[chosen]), *source_view(talk, chosen)]
+        return [gr.update(placeholder=PLACEHOLDERS[chosen]), *source_view(gr, talk, chosen)]
 
-    private = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-    run = box.submit(turn, [state, box, mode, animate, *settings], shown, **private)
-    stop.click(end_turn, [state], None, **private)
-    chat.clear(begin_again, [state, mode], shown, cancels=[run], **private)
-    chat.example_select(pick_example, None, [mode, box], **private)
-    chat.option_select(pick_example, None, [mode, box], **private)
-    gallery.select(note_choice, [state], None, **private)
-    use.click(use_selected, [state, mode], source, **private)
-    parts["clear"].click(let_go, [state, mode], source, **private)
-    mode.change(change_mode, [state, mode], [box, *source], **private)
+    parts["gallery"].select(note_choice, [state], None, **PRIVATE)
+    parts["use"].click(use_selected, [state, mode], source, **PRIVATE)
+    parts["clear"].click(let_go, [state, mode], source, **PRIVATE)
+    mode.change(change_mode, [state, mode], [box, *source], **PRIVATE)
+
+
+def source_view(gr: Any, talk: Conversation | None, chosen: str) -> list[Any]:
+    """Values of the strip that shows what the next turn is about: its visibility, its text, and whether a clip may start from it."""
+    work = talk.source if talk else None
+    if work is None:
+        return [gr.update(visible=False), "", gr.update(visible=False, value=False)]
+    kind = "picture" if work.clip.is_image else "clip"
+    startable = chosen == VIDEO and work.clip.is_image
+    text = f'<img src="{thumbnail(work.clip)}" alt=""><span>Source: {kind}, {work.clip.width}×{work.clip.height}</span>'
+    return [gr.update(visible=True), text, gr.update(visible=startable)]
 
 
 def thumbnail(clip: "Clip") -> str:
