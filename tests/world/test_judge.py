@@ -96,9 +96,10 @@ def test_events_are_told_apart(kind: str, colour: str | None) -> None:
     assert [event_of(t) for t in tracks] == [kind]
 
 
-def test_words_are_read_letter_by_letter() -> None:
+@pytest.mark.parametrize("ring", [1, 2])
+def test_words_are_read_letter_by_letter(ring: int) -> None:
     for index in range(12):
-        example = make_example("t2i", "word", index, Setting(128, 128, split="test"))
+        example = make_example("t2i", "word", index, Setting(128, 128, ring=ring, split="test"))
         assert example.target is not None
         word = example.target.scene.word
         seen = look(example.target.pixels()[0]).word

@@ -33,10 +33,8 @@ def _frame(source: Frames, output: Frames, view: View, changing: list[Box], back
         _fill(fixed, box, round(MARGIN * min(fixed.shape)), False)
     regions = [_object_mask(view, seen.piece) for seen in view.objects]
     if view.word:
-        word = np.zeros(fixed.shape, np.bool_)
-        for piece in view.word.pieces:
-            _fill(word, piece.box, 1, True)
-        regions.append(word)
+        letters: NDArray[np.bool_] = np.any([_object_mask(view, piece) for piece in view.word.pieces], axis=0)
+        regions.append(letters)
     if background:
         regions.append(~np.any(regions, 0) if regions else np.ones(fixed.shape, np.bool_))
     kept = [r & fixed for r in regions]

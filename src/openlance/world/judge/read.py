@@ -15,6 +15,8 @@ SIDE = 20
 LOWEST, HIGHEST = 0.08, 0.28
 BAND = 0.4
 SHORTEST = 3
+CUTS = (0.35, 0.5, 0.65)
+"""Shares of the ink's contrast at which letters are cut out."""
 READABLE = 0.74
 """Mean overlap (intersection over union) of letters and templates from which a row of pieces is a word. Clean words reach 0.9."""
 
@@ -33,22 +35,23 @@ class Written:
 def read_word(frame: NDArray[np.uint8], gap: Floats) -> Written | None:
     """The best row of three or more letters in the upper or lower third, None when nothing there looks like a word.
 
-    `gap` (H, W) is the distance from the background. Letters are cut out half-way between background and ink, so that soft edges do not
-    glue neighbours together.
+    `gap` (H, W) is the distance from the background. Every cut of CUTS is tried: high ones part letters whose soft edges touch, low ones
+    keep a letter in one piece where it stands out less (bright letters over stars).
     """
-    words = [_read(frame, row, place) for place in ("top", "bottom") if len(row := _row(frame, _ink(gap, place), place)) >= SHORTEST]
+    rows = [(place, _row(frame, _ink(gap, place, cut), place)) for place in ("top", "bottom") for cut in CUTS]
+    words = [_read(frame, row, place) for place, row in rows if len(row) >= SHORTEST]
     words = [w for w in words if w.overlap >= READABLE]
     return max(words, key=lambda w: w.overlap, default=None)
 
 
-def _ink(gap: Floats, place: str) -> list[Piece]:
-    """Pieces of the third that stand out at least half as much as its ink does."""
+def _ink(gap: Floats, place: str, cut: float) -> list[Piece]:
+    """Pieces of the third that stand out at least `cut` times as much as its ink does."""
     edge = round(BAND * gap.shape[0])
     band = np.zeros_like(gap)
     inside = slice(0, edge) if place == "top" else slice(gap.shape[0] - edge, None)
     band[inside] = gap[inside]
     strong = band[band > FOREGROUND]
-    return pieces(band > max(FOREGROUND, 0.5 * float(np.percentile(strong, 75)))) if strong.size else []
+    return pieces(band > max(FOREGROUND, cut * float(np.percentile(strong, 75)))) if strong.size else []
 
 
 def _row(frame: NDArray[np.uint8], found: list[Piece], place: str) -> list[Piece]:
