@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -71,8 +72,18 @@ def test_a_taken_port_is_told():
             listen(ServeSettings(port=other.getsockname()[1]))
 
 
+def test_answers_are_sent_at_once(server):
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))):
+        until = time.monotonic() + 10
+        while not server.server.server_state.connections and time.monotonic() < until:
+            time.sleep(0.01)
+        connection = next(iter(server.server.server_state.connections))
+        assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
 from openlance.apps.serve.server import serve
 from openlance.apps.serve.settings import ServeSettings

@@ -1,7 +1,8 @@
 """Which active requests take the next step: answers first, pictures and clips by due time, steps short enough to join.
 
 Every step may hold rows of both kinds. What bounds a step is time, predicted from the steps before it; what bounds pictures while
-answers are being written is a share of time, kept as a credit that is paid in and used up in measured seconds.
+answers are being written is a share of time: every step pays its share into a credit, and when it covers a full step of pictures,
+one is made: many small ones would take longer.
 """
 
 from collections.abc import Sequence
@@ -61,21 +62,25 @@ class Schedule:
         self.rates = Rates()
         self.short_seconds = 0.01
         self._credit = 0.0
+        self._ceiling = step_seconds
         self._chosen: list[Active] = []
         self._tokens = 0
         self._pieces = 0
 
     def choose(self, active: Sequence[Active]) -> list[Active]:
         """Those of `active` that take the next step, never none when there is one."""
-        short = self._fill([], sorted((a for a in active if a.short), key=lambda a: a.due))
+        short = self._fill([], sorted((a for a in active if a.short), key=lambda a: a.due), self.step_seconds)
         long = sorted((a for a in active if not a.short), key=lambda a: a.due)
+        predicted = [self.rates.seconds(a) for a in long]
+        full_step = max(predicted[0], min(self.step_seconds, sum(predicted))) if long else self.step_seconds
+        self._ceiling = max(self.step_seconds, full_step)
         if not short:
             self._credit = 0.0
-            chosen = self._fill([], long)
-        elif self._credit <= 0:
-            chosen = short
+            chosen = self._fill([], long, self.step_seconds)
+        elif long and self._credit >= full_step:
+            chosen = self._fill(short, long, self.step_seconds)
         else:
-            chosen = self._fill(short, long)
+            chosen = short
         longs = [a for a in chosen if not a.short]
         self._chosen = chosen
         self._tokens, self._pieces = sum(a.tokens for a in longs), sum(not a.tokens for a in longs)
@@ -91,15 +96,14 @@ class Schedule:
         if longs and spent:
             self.rates.learn(self._tokens, self._pieces, spent)
         if shorts:
-            ceiling = self.step_seconds
-            self._credit = min(ceiling, self._credit + self.long_share * seconds - spent)
+            self._credit = min(self._ceiling, self._credit + self.long_share * seconds - spent)
 
-    def _fill(self, chosen: list[Active], candidates: list[Active]) -> list[Active]:
-        """`chosen` and as many candidates, in order, as the planned length of a step allows; one at least."""
+    def _fill(self, chosen: list[Active], candidates: list[Active], limit: float) -> list[Active]:
+        """`chosen` and as many candidates, in order, as `limit` seconds allow; one at least."""
         filled, seconds = list(chosen), 0.0
         for candidate in candidates:
             seconds += self.rates.seconds(candidate)
-            if filled != chosen and seconds > self.step_seconds:
+            if filled != chosen and seconds > limit:
                 break
             filled.append(candidate)
         return filled
