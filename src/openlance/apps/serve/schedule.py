@@ -99,11 +99,11 @@ class Schedule:
             self._credit = min(self._ceiling, self._credit + self.long_share * seconds - spent)
 
     def _fill(self, chosen: list[Active], candidates: list[Active], limit: float) -> list[Active]:
-        """`chosen` and as many candidates, in order, as `limit` seconds allow; one at least."""
-        filled, seconds = list(chosen), 0.0
+        """`chosen` and as many candidates as `limit` seconds allow: the first one in any case, then, in order, whoever still fits."""
+        filled, left = list(chosen), limit
         for candidate in candidates:
-            seconds += self.rates.seconds(candidate)
-            if filled != chosen and seconds > limit:
-                break
-            filled.append(candidate)
+            seconds = self.rates.seconds(candidate)
+            if seconds <= left or len(filled) == len(chosen):
+                filled.append(candidate)
+                left -= seconds
         return filled
