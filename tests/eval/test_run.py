@@ -100,6 +100,13 @@ def test_results_of_two_models_do_not_mix(tmp_path: Path) -> None:
         claim(tmp_path, mine | {"parameters": {}})
 
 
+def test_records_of_nobody_knows_whom_are_refused(tmp_path: Path) -> None:
+    """A folder whose run.json is gone must not lend its records to another model's scores."""
+    run(evaluation(tmp_path, 2), Fickle())
+    with pytest.raises(LanceError, match=r"records without the run\.json .*choose another folder"):
+        claim(tmp_path, {"model": "other"})
+
+
 def test_a_torn_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_bytes(b'{"answerer": "model", "key": "a", "category": "b", "marks": [], "media": false}\n{"ans')

@@ -70,9 +70,11 @@ def fingerprint(lance: "Lance", parameters: dict[str, Any], seed: int) -> dict[s
 
 
 def claim(folder: Path, mine: dict[str, Any]) -> None:
-    """Make the folder the place of these results. Raises LanceError when it holds results of something else."""
+    """Make the folder the place of these results. Raises LanceError when it holds results of something else, or of nobody knows what."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
+    if not path.exists() and any((folder / "records").glob("*.jsonl")):
+        raise LanceError(f"{folder} holds records without the {path.name} that says whose they are: choose another folder or remove it")
     if path.exists():
         theirs = json.loads(path.read_text())
         different = sorted(key for key in mine if theirs.get(key) != json.loads(json.dumps(mine[key])))
