@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from openlance.engine.engine import Engine, Result
-from openlance.engine.request import ImageSampling, Progress, Request, Resolution, TextSampling
+from openlance.engine.preprocess import Resolution
+from openlance.engine.request import ImageSampling, Progress, Request, TextSampling
 from openlance.errors import RequestError
 from openlance.media.clip import Clip
 from openlance.sequence.bind import Binder

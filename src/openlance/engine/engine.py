@@ -15,7 +15,8 @@ from torch import Tensor
 from openlance.engine.denoise import Denoiser, DenoiseStep
 from openlance.engine.history import History, TurnOutput
 from openlance.engine.prefill import MediumTokens, prefill
-from openlance.engine.prepare import Plan, encode_medium, grids_of, plan, prepare_medium
+from openlance.engine.prepare import Plan, encode_medium, grids_of, plan
+from openlance.engine.preprocess import prepare_medium
 from openlance.engine.request import Progress, Request
 from openlance.engine.row import Batcher, Row
 from openlance.engine.text import decode_text

@@ -3,31 +3,18 @@
 import dataclasses
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from openlance.engine.history import History
 from openlance.engine.prefill import Branch, MediumTokens
-from openlance.engine.request import ImageSampling, Request, Resolution
+from openlance.engine.preprocess import PreparedMedium, prepare_medium
+from openlance.engine.request import ImageSampling, Request
 from openlance.errors import RequestError
-from openlance.media.clip import Clip
-from openlance.media.resize import PRESETS, crop_to_multiple, resize_to_bucket, resize_to_multiple
-from openlance.media.sample import sample_frame_indices, spread
 from openlance.model.config import LanceConfig
 from openlance.model.lance import LanceModel
-from openlance.model.vae import to_pixels, usable_frames
+from openlance.model.vae import to_pixels
 from openlance.sequence.bind import Binder, Grid, MediumGrids
 from openlance.sequence.positions import positions, spans_of
 from openlance.sequence.segment import CONDITION_ROLES, PROMPT_ROLES, Kind, Role, Segment, without
 from openlance.sequence.tasks import Task
-
-
-@dataclass(frozen=True)
-class PreparedMedium:
-    """One medium at the model's sizes, uint8 (F, H, W, 3), for each stream that its task feeds."""
-
-    vision: Tensor | None = None
-    latent: Tensor | None = None
 
 
 @dataclass
@@ -43,32 +30,6 @@ class Plan:
     notices: list[str] = field(default_factory=list)
     first_frame: int | None = None
     """Which medium of the conversation gives the target's first latent frame."""
-
-
-def prepare_medium(model: LanceModel, clip: Clip, kinds: frozenset[Kind], resolution: Resolution | None) -> PreparedMedium:
-    """Frames sampled and resized for the streams in `kinds`, each by the model's own rule."""
-    media = model.config.media
-    stride = model.config.temporal_stride
-    if media.resize == "multiple":
-        count = usable_frames(min(clip.num_frames, media.max_frames), stride)
-        picked = clip.frames[spread(clip.num_frames, count)]
-        unit = model.config.spatial_stride
-        frames = torch.from_numpy(resize_to_multiple(picked, unit, media.min_side, media.max_side))
-        return PreparedMedium(frames if Kind.VISION in kinds else None, frames if Kind.LATENT in kinds else None)
-    sides = resolution or preset_resolution(model.config, clip.is_image)
-    picked = clip.frames if clip.is_image else clip.frames[sample_frame_indices(clip.num_frames, clip.fps)]
-    vision = latent = None
-    if Kind.VISION in kinds:
-        vision = torch.from_numpy(crop_to_multiple(resize_to_bucket(picked, sides.vision), model.vision.pixel_multiple))
-    if Kind.LATENT in kinds:
-        latent = torch.from_numpy(resize_to_bucket(picked[: usable_frames(len(picked), stride)], sides.latent))
-    return PreparedMedium(vision, latent)
-
-
-def preset_resolution(config: LanceConfig, image: bool) -> Resolution:
-    """The areas of the model's preset for images or for clips."""
-    preset = PRESETS[config.media.image_preset if image else config.media.video_preset]
-    return Resolution(preset.vae_resolution, preset.vit_resolution)
 
 
 def encode_medium(model: LanceModel, medium: PreparedMedium) -> MediumTokens:

@@ -13,6 +13,7 @@ from openlance.sequence.tasks import Task
 
 if TYPE_CHECKING:
     from openlance.engine.history import History
+    from openlance.engine.preprocess import Resolution
     from openlance.media import Clip
 
 MAX_STEPS = 1000
@@ -129,14 +130,6 @@ class Request:
             raise RequestError(f"seed {self.seed!r} must be an integer from 0 to {MAX_SEED}")
         if not isinstance(self.prompt, str):
             raise RequestError(f"prompt must be a string, not {type(self.prompt).__name__}")
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """Areas that media are brought to, as sides of squares in pixels: of the latent stream and of the vision stream."""
-
-    latent: int
-    vision: int
 
 
 def _within(name: str, value: Any, low: float, high: float) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openlance.engine.preprocess import prepare_medium
 from openlance.errors import CheckpointError
 from openlance.media.clip import Clip
+from openlance.model.lance import LanceModel
 from openlance.model.vae import build_autoencoder, to_pixels
 from openlance.model.vision import VisionEncoder
+from openlance.sequence.segment import Kind
 
 BATCH_PIXELS = 1 << 20
 """Pixels of all frames in one pass of an encoder."""
@@ -42,12 +45,33 @@ def read_encoder(
     return module.eval().requires_grad_(False), config, hashlib.sha256(content).hexdigest()[:16]
 
 
-class FrozenEncoders:
-    """Vision encoder and autoencoder of a run; either may be missing until a task asks for it."""
+Fit = Callable[[Clip, Kind], Tensor]
+"""Frames uint8 (F, H, W, 3) of a clip at the size that a stream takes."""
 
-    def __init__(self, vision: nn.Module | None, autoencoder: nn.Module | None) -> None:
+
+def as_is(clip: Clip, kind: Kind) -> Tensor:
+    """For clips that have a size of the model already."""
+    return torch.tensor(clip.frames)
+
+
+def fit_to(model: LanceModel) -> Fit:
+    """The model's own preprocessing, the same as at inference."""
+
+    def fit(clip: Clip, kind: Kind) -> Tensor:
+        frames = getattr(prepare_medium(model, clip, frozenset({kind})), kind.value)
+        assert isinstance(frames, Tensor)
+        return frames
+
+    return fit
+
+
+class FrozenEncoders:
+    """Vision encoder and autoencoder of a run; either may be missing until a task asks for it. `fit` brings media to their sizes."""
+
+    def __init__(self, vision: nn.Module | None, autoencoder: nn.Module | None, fit: Fit = as_is) -> None:
         self._vision: Any = vision
         self._autoencoder: Any = autoencoder
+        self._fit = fit
 
     def vision(self, clips: Sequence[Clip]) -> list[Tensor]:
         """(t, h, w, D) each."""
@@ -60,29 +84,30 @@ class FrozenEncoders:
             grid = encoder.token_grid(*group[0].shape[:3])
             return [part.reshape(*grid, -1) for part in tokens]
 
-        return _in_groups(clips, encode)
+        return _in_groups([self._fit(clip, Kind.VISION) for clip in clips], encode)
 
     def latent(self, clips: Sequence[Clip]) -> list[Tensor]:
         """(t, h, w, C) each."""
         if self._autoencoder is None:
             raise CheckpointError("a task of the recipe makes media, but there is no autoencoder: set encoders.autoencoder")
         encoder = self._autoencoder
-        return _in_groups(clips, lambda group: list(encoder.encode(torch.cat([to_pixels(frames) for frames in group]))))
+        fitted = [self._fit(clip, Kind.LATENT) for clip in clips]
+        return _in_groups(fitted, lambda group: list(encoder.encode(torch.cat([to_pixels(frames) for frames in group]))))
 
 
-def _in_groups(clips: Sequence[Clip], encode: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
-    """Encode clips of one size together, in their order."""
+def _in_groups(media: Sequence[Tensor], encode: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
+    """Encode frames of one size together, in their order."""
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, clip in enumerate(clips):
-        groups[clip.frames.shape].append(index)
+    for index, frames in enumerate(media):
+        groups[tuple(frames.shape)].append(index)
     found: dict[int, Tensor] = {}
     for shape, members in groups.items():
         size = max(1, BATCH_PIXELS // (shape[0] * shape[1] * shape[2]))
         for start in range(0, len(members), size):
             part = members[start : start + size]
             with torch.no_grad():
-                found.update(zip(part, encode([torch.tensor(clips[i].frames) for i in part]), strict=True))
-    return [found[i] for i in range(len(clips))]
+                found.update(zip(part, encode([media[i] for i in part]), strict=True))
+    return [found[i] for i in range(len(media))]
 
 
 def read_vision(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -19,7 +19,7 @@ from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.sequence.template import OWN_WORDING
 from openlance.sequence.tokenizer import Tokenizer
-from openlance.train.frozen import FrozenEncoders, read_autoencoder, read_vision
+from openlance.train.frozen import FrozenEncoders, fit_to, read_autoencoder, read_vision
 from openlance.train.initial import initialise
 from openlance.train.recipe import ModelRecipe, RecipeError, SourceRecipe, TrainRecipe
 from openlance.weights.load import load_pretrained
@@ -44,7 +44,7 @@ def build_model(recipe: ModelRecipe, seed: int) -> tuple[LanceModel, Binder, Fro
     if recipe.autoencoder is not None and model.autoencoder is None:
         model.autoencoder, config = read_autoencoder(recipe.autoencoder)
         model.config = dataclasses.replace(model.config, autoencoder=config)
-    return model, binder, FrozenEncoders(model.vision, model.autoencoder)
+    return model, binder, FrozenEncoders(model.vision, model.autoencoder, fit_to(model))
 
 
 def _tokenizer(recipe: ModelRecipe) -> Tokenizer:

@@ -14,7 +14,8 @@ from openlance.engine.denoise import Denoiser, DenoiseStep
 from openlance.engine.engine import Engine, starting_latents
 from openlance.engine.prefill import Branch, MediumTokens, prefill
 from openlance.engine.prepare import Plan, encode_medium, lay_out, plan
-from openlance.engine.request import ImageSampling, Request, Resolution
+from openlance.engine.preprocess import Resolution
+from openlance.engine.request import ImageSampling, Request
 from openlance.engine.row import Batcher, Row
 from openlance.flow.guidance import Guidance
 from openlance.media.resize import PRESETS
