@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from openlance.data.records import Record, RecordError, parse
+from openlance.data.records import Record, RecordError, open_records, parse
 from openlance.errors import LanceError
 from openlance.media.clip import Clip
 
@@ -26,25 +29,37 @@ class CheckReport:
 
 
 def check_records(path: Path, limit: int | None = None) -> CheckReport:
-    """Read and decode the first `limit` records of a JSONL file (default: all). Raises RecordError if there is no such file."""
+    """Read and decode the first `limit` records of a JSONL or parquet file (default: all). Raises RecordError if there is no such file."""
     if not path.exists():
         raise RecordError(f"no file {path}")
     report = CheckReport()
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if limit is not None and report.good + len(report.failures) >= limit:
-                break
-            if line.strip():
-                _check_line(report, line, path, number)
+    for name, read in islice(_readers(path), limit):
+        _check(report, name, read)
     return report
 
 
-def _check_line(report: CheckReport, line: str, path: Path, number: int) -> None:
+def _readers(path: Path) -> Iterator[tuple[str, Callable[[], Record]]]:
+    """What to call each record of a file, and how to read it."""
+    if path.suffix == ".parquet":
+        records = open_records(path)
+        yield from ((f"record {i}", partial(records.__getitem__, i)) for i in range(len(records)))
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"line {number}", partial(_parse_line, line, path, number)
+
+
+def _parse_line(line: str, path: Path, number: int) -> Record:
+    return parse(json.loads(line), path.parent, f"{path.name}:{number}")
+
+
+def _check(report: CheckReport, name: str, read: Callable[[], Record]) -> None:
     try:
-        record = parse(json.loads(line), path.parent, f"{path.name}:{number}")
+        record = read()
         clips = [medium.clip() for medium in (*record.media, *([record.target] if record.target else []))]
     except (LanceError, ValueError, TypeError, KeyError, OSError) as error:
-        report.failures.append(f"line {number}: {error}")
+        report.failures.append(f"{name}: {error}")
         return
     report.good += 1
     report.tasks[record.task] += 1

@@ -141,6 +141,15 @@ def read_jsonl(path: Path) -> Iterator[Record]:
                     raise RecordError(f"{path}, line {number}: {error}") from error
 
 
+def open_records(path: Path) -> Sequence[Record]:
+    """The records of a `.parquet` file, read as they are needed, or of a JSONL file. Raises RecordError."""
+    if path.suffix == ".parquet":
+        from openlance.data.parquet import ParquetRecords
+
+        return ParquetRecords(path)
+    return list(read_jsonl(path))
+
+
 def parse(values: dict[str, Any], folder: Path, name: str) -> Record:
     """One record of its JSON form."""
     unknown = sorted(set(values) - KNOWN_KEYS)

@@ -11,7 +11,7 @@ from openlance.data.cache import CachedSource
 from openlance.data.layout import Anchors
 from openlance.data.loader import Loader
 from openlance.data.mixture import Mixture
-from openlance.data.records import read_jsonl
+from openlance.data.records import open_records
 from openlance.data.source import RecordSource, Source, WorldSource
 from openlance.data.world import Rephrase
 from openlance.model.config import LanceConfig
@@ -95,4 +95,4 @@ def _source(name: str, source: SourceRecipe, recipe: TrainRecipe, binder: Binder
     if source.world is not None:
         return WorldSource(name, source.world, encoders, binder, recipe.dropout)
     assert source.records is not None
-    return RecordSource(name, list(read_jsonl(source.records)), encoders, binder, recipe.dropout)
+    return RecordSource(name, open_records(source.records), encoders, binder, recipe.dropout)

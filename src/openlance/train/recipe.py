@@ -49,7 +49,7 @@ class SourceRecipe:
     world: WorldData | None = None
     """Drawn and encoded on the fly."""
     records: Path | None = None
-    """JSONL file, see data/records.py; encoded on the fly."""
+    """JSONL or parquet file, see data/records.py and data/parquet.py; encoded on the fly."""
     rephrase: bool = True
     """Cached examples of the world: word them anew each time."""
     questions: int = 1

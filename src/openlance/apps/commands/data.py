@@ -18,7 +18,7 @@ SHOWN = 24
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="read and decode every record of a JSONL file")
+    check = actions.add_parser("check", help="read and decode every record of a JSONL or parquet file")
     check.add_argument("file", type=Path)
     check.add_argument("--limit", type=int, help="only the first so many records")
     check.add_argument("--sheet", type=Path, help="write a contact sheet of the first media here")
