@@ -80,6 +80,15 @@ class Lance:
 
         save_pretrained(self.model, self.binder, Path(folder))
 
+    def load_adapter(self, folder: str | Path) -> None:
+        """Merge a LoRA adapter (`output/adapter` of a run, the layout of peft) into the weights; load the model anew to be rid of it.
+
+        Raises CheckpointError naming every tensor that does not fit; the weights are as they were then.
+        """
+        from openlance.weights.adapter import merge_adapter
+
+        merge_adapter(self.model, Path(folder))
+
     @overload
     def generate_image(self, prompt: str, **parameters: Any) -> Image: ...
     @overload

@@ -67,6 +67,8 @@ def start_with(recipe: RlRecipe, model: LanceModel, binder: Binder) -> Run:
     """A run on a model in memory."""
     if model.autoencoder is None:
         raise RecipeError("the model has no autoencoder, so its pictures cannot be judged: set model.autoencoder to the folder of one")
+    if recipe.model.lora is not None:
+        raise RecipeError("model.lora is for supervised runs: leave it out here, and merge an adapter into model.checkpoint beforehand")
     freeze(model, recipe.model.train)
     learners = narrow(model, recipe.learns)
     judges = Judges({name: find_reward(name) for name in (*recipe.rewards, *recipe.watch)}, recipe.rewards)

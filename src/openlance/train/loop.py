@@ -22,6 +22,7 @@ from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.compiled import compile_layers
+from openlance.train.lora import attach, merged_tensors, write_adapter
 from openlance.train.losses import LossSums, Objective, compute_loss, draw_path
 from openlance.train.metrics import Meter
 from openlance.train.optim import Optimizer
@@ -48,6 +49,8 @@ def start(recipe: TrainRecipe) -> Run:
     """A run at its first step."""
     model, binder, encoders = build_model(recipe.model, recipe.seed)
     freeze(model, recipe.model.train)
+    if recipe.model.lora is not None:
+        attach(model, recipe.model.lora, recipe.model.train, recipe.seed)
     model.to(recipe.device)
     optimizer = Optimizer(model, recipe.optim, recipe.steps)
     if recipe.precision == "bfloat16":
@@ -152,10 +155,14 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
 
 
 def export(run: Run) -> Path:
-    """Write the averaged model to `output/model` and call the hooks."""
-    folder = run.recipe.output / "model"
+    """Write the averaged model to `output/model`, its adapter if it has one to `output/adapter`, and call the hooks."""
+    folder, lora = run.recipe.output / "model", run.recipe.model.lora
     with run.optimizer.averaged():
-        save_pretrained(run.model, run.binder, folder, dtype=torch.bfloat16, overwrite=True)
+        tensors = None
+        if lora is not None:
+            write_adapter(run.model, lora, run.recipe.model.train, run.recipe.output / "adapter")
+            tensors = merged_tensors(run.model, lora, torch.bfloat16)
+        save_pretrained(run.model, run.binder, folder, dtype=torch.bfloat16, overwrite=True, tensors=tensors)
     for hook in run.recipe.hooks:
         module, _, function = hook.partition(":")
         getattr(importlib.import_module(module), function)(folder, run.step)

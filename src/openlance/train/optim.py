@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from openlance.errors import CheckpointError, LanceError
 from openlance.model.lance import LanceModel
+from openlance.train.lora import is_adapter
 from openlance.train.muon import orthogonalise
 
 
@@ -25,7 +26,8 @@ class OptimRecipe:
     """Rates at full strength and how they come and go."""
 
     kind: str = "adamw"
-    """`adamw`, or `muon`: Muon on the matrices of the layers and AdamW on everything else."""
+    """`adamw`, or `muon`: Muon on the matrices of the layers and AdamW on everything else, adapters among it: a step of Muon has the
+    same size in every direction, which the thin factors of a small change are not made for."""
     learning_rate: float = 1e-4
     """Of AdamW."""
     matrix_learning_rate: float = 0.02
@@ -88,7 +90,7 @@ class Optimizer:
             self._matrices = [
                 (i, _Matrix(m, torch.zeros_like(m), _blocks(model, name)))
                 for i, (name, m) in enumerate(zip(self.names, self.masters, strict=True))
-                if m.ndim == 2 and name.startswith("transformer.layers.")
+                if m.ndim == 2 and name.startswith("transformer.layers.") and not is_adapter(name)
             ]
         taken = {i for i, _ in self._matrices}
         self._rest = [i for i in range(len(self.names)) if i not in taken]

@@ -14,6 +14,7 @@ from openlance.data.loader import BatchRecipe
 from openlance.data.sample import ConditionDropout
 from openlance.data.world import WorldData
 from openlance.errors import LanceError
+from openlance.train.lora import LoraRecipe
 from openlance.train.losses import LossWeights, PathSampling
 from openlance.train.optim import OptimRecipe
 
@@ -37,6 +38,8 @@ class ModelRecipe:
     """Folders of the frozen encoders, where the checkpoint brings none."""
     train: tuple[str, ...] = ("understanding", "generation")
     """Experts that learn; what both share (embedding, head, latent projections) learns with the expert that uses it."""
+    lora: LoraRecipe | None = None
+    """Only adapters on the layers of these experts learn; the weights themselves and what is shared do not."""
 
 
 @dataclass(frozen=True)

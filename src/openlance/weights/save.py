@@ -28,11 +28,13 @@ def save_pretrained(
     max_shard_size: int = 5_000_000_000,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `model`, with the tokenizer and the templates of `binder`, to `folder`, complete or not at all.
 
     `max_shard_size`: bytes of weights a file. `dtype`: of the weights on disk, default as they are.
     `overwrite` replaces an earlier checkpoint in `folder`; other files there stay.
+    `tensors`: weights by name to write instead of the model's own, as of adapters merged on the way.
 
     Raises CheckpointError if the folder is in the way or cannot be written; nothing half-written is left.
     """
@@ -40,7 +42,7 @@ def save_pretrained(
         model.config.save(temporary / "config.json")
         binder.tokenizer.save(temporary)
         binder.templates.save(temporary / "templates.json")
-        write_shards(temporary, model.state_dict(), max_shard_size, dtype)
+        write_shards(temporary, model.state_dict() if tensors is None else tensors, max_shard_size, dtype)
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: int, dtype: torch.dtype | None = None) -> None:
