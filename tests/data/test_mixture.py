@@ -106,14 +106,34 @@ def test_batches_keep_within_the_tokens_and_are_well_filled(form: str) -> None:
         assert all(len(batch.rows) == 1 for batch in batches)
 
 
-def test_ranks_share_the_draws_of_one() -> None:
-    """Two ranks together see the samples that one sees."""
-    parts = [loader(rank=rank, world_size=2) for rank in range(2)]
-    for part in parts:
-        for _ in range(6):
-            next(part)
-    seen = [{number for number, _, _ in part.state()["waiting"]} for part in parts]
-    assert all(number % 2 == rank for rank, numbers in enumerate(seen) for number in numbers)
+@pytest.mark.parametrize("form", ["bucketed", "packed"])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_partition_the_batches_of_every_step(form: str, world_size: int) -> None:
+    """Whatever the number of ranks, a step holds the same batches, each on one rank and at the same place, and ends at the same state."""
+    whole = loader(form)
+    parts = [loader(form, rank, world_size) for rank in range(world_size)]
+    for _ in range(6):
+        expected = whole.step()
+        placed = {part.place(i): batch for part in parts for i, batch in enumerate(part.step())}
+        assert sorted(placed) == list(range(len(expected)))
+        assert all(same(placed[i], batch) for i, batch in enumerate(expected))
+        assert all(part.state() == whole.state() for part in parts)
+
+
+@pytest.mark.parametrize("form", ["bucketed", "packed"])
+def test_a_step_has_as_many_tokens_as_its_batches(form: str) -> None:
+    """The size of a batch is known before it is put together: a step ends at the first batch that comes near enough."""
+    source = loader(form, views=2)
+    for _ in range(6):
+        sizes = [batch.num_tokens for batch in source.step()]
+        assert sum(sizes[:-1]) + 256 < 1024 or len(sizes) == 1
+        assert sum(sizes) + 256 >= 1024
+
+
+def test_more_ranks_than_batches_leave_some_with_nothing() -> None:
+    sizes = [len(loader(rank=rank, world_size=9).step()) for rank in range(9)]
+    assert sizes.count(0) >= 1
+    assert max(sizes) == 1
 
 
 def test_a_sample_beyond_the_budget_is_an_error_that_names_the_remedy() -> None:

@@ -41,7 +41,9 @@ class BatchRecipe:
 
 
 class Loader:
-    """Endless batches. `rank` of `world_size` loaders takes every world_size-th draw, so more ranks see the same order."""
+    """Endless batches. Their order is one for all ranks: each draws every sample and keeps the same buckets, so that the batches of a
+    step are the same on any number of ranks, and puts together only its own. What that costs is reading (or encoding) all samples.
+    """
 
     def __init__(self, mixture: Mixture, recipe: BatchRecipe, anchors: Anchors, rank: int = 0, world_size: int = 1) -> None:
         self.mixture = mixture
@@ -51,24 +53,39 @@ class Loader:
         self._waiting: dict[Shape, list[tuple[Draw, Sample]]] = defaultdict(list)
 
     def step(self) -> list[TrainingBatch]:
-        """The batches of one update: about tokens_per_step tokens over all ranks."""
-        wanted = self.recipe.tokens_per_step / self.world_size
-        batches = [next(self)]
-        while sum(batch.num_tokens for batch in batches) + self.recipe.tokens / 2 < wanted:
-            batches.append(next(self))
-        return batches
+        """This rank's batches of one update, every world_size-th: possibly none. All ranks' together have about tokens_per_step tokens."""
+        groups = [self._full()]
+        tokens = self._tokens(groups[0])
+        while tokens + self.recipe.tokens / 2 < self.recipe.tokens_per_step:
+            groups.append(self._full())
+            tokens += self._tokens(groups[-1])
+        return [self._assemble(group) for group in groups[self.rank :: self.world_size]]
+
+    def place(self, index: int) -> int:
+        """Where the `index`-th batch of this rank stands among those of the step."""
+        return index * self.world_size + self.rank
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         return self
 
     def __next__(self) -> TrainingBatch:
+        """The next batch of the order, whichever rank computes it in a step."""
+        return self._assemble(self._full())
+
+    def _full(self) -> list[Sample]:
+        """The samples of the next batch."""
         while True:
             draw = self.mixture.draw()
-            if draw.number % self.world_size != self.rank:
-                continue
             full = self._add(draw, self.mixture.sample(draw))
             if full:
-                return assemble([sample for _, sample in full], self.anchors, self._round_to, self.recipe.views)
+                return [sample for _, sample in full]
+
+    def _assemble(self, samples: list[Sample]) -> TrainingBatch:
+        return assemble(samples, self.anchors, self._round_to, self.recipe.views)
+
+    def _tokens(self, samples: list[Sample]) -> int:
+        """What their batch will have, known before it is put together."""
+        return sum(sum(self._shape(sample)) for sample in samples)
 
     @property
     def _round_to(self) -> int:

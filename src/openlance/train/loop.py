@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from openlance.train.lora import attach, merged_tensors, write_adapter
 from openlance.train.losses import LossSums, Objective, compute_loss, draw_path
 from openlance.train.metrics import Meter
 from openlance.train.optim import Optimizer
+from openlance.train.parallel import Ranks, joined
 from openlance.train.prepare import build_loader, build_model, freeze
 from openlance.train.recipe import TrainRecipe, read_recipe
 from openlance.weights.save import save_pretrained
@@ -43,39 +44,48 @@ class Run:
     objective: Objective
     step: int = 0
     skipped: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
 
 
-def start(recipe: TrainRecipe) -> Run:
-    """A run at its first step."""
+def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
+    """A run at its first step; on the recipe's device and alone, or as one of several ranks on its own device."""
+    ranks = ranks or Ranks(device=recipe.device)
     model, binder, encoders = build_model(recipe.model, recipe.seed)
     freeze(model, recipe.model.train)
     if recipe.model.lora is not None:
         attach(model, recipe.model.lora, recipe.model.train, recipe.seed)
-    model.to(recipe.device)
+    model.to(ranks.device)
     optimizer = Optimizer(model, recipe.optim, recipe.steps)
     if recipe.precision == "bfloat16":
         # Weights only: buffers such as rotary frequencies stay exact.
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
-    loader = build_loader(recipe, model.config, binder, encoders)
+    loader = build_loader(recipe, model.config, binder, encoders, ranks)
     objective = Objective(recipe.losses, len(binder.tokenizer), recipe.plain_attention)
-    return Run(recipe, model, binder, loader, optimizer, objective)
+    return Run(recipe, model, binder, loader, optimizer, objective, ranks=ranks)
 
 
 def train(recipe: TrainRecipe) -> dict[str, Any]:
-    """Run a recipe to its end, from its newest checkpoint if there is one. Returns the last report.
+    """Run a recipe to its end, from its newest checkpoint if there is one. Returns the last report (of rank 0, {} on others).
 
-    A run that has ended is only exported again.
+    A run that has ended is only exported again. Under torchrun all its processes take part.
     """
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    (recipe.output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
-    run = start(recipe)
+    with joined(recipe.device) as ranks:
+        return _train(recipe, ranks)
+
+
+def _train(recipe: TrainRecipe, ranks: Ranks) -> dict[str, Any]:
+    if ranks.leads:
+        recipe.output.mkdir(parents=True, exist_ok=True)
+        (recipe.output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
+    run = start(recipe, ranks)
     checkpoints = Checkpoints(recipe.output / "checkpoints", recipe.keep)
     meter = Meter(recipe.output / "metrics.jsonl")
     state = checkpoints.load()
     if state is not None:
         meter = Meter(recipe.output / "metrics.jsonl", state["tokens"], state["seconds"])
         _restore(run, state)
+    _agree(run)
     if recipe.compile:
         compile_layers(run.model)
     report: dict[str, Any] = {}
@@ -83,16 +93,39 @@ def train(recipe: TrainRecipe) -> dict[str, Any]:
     while run.step < recipe.steps:
         _one_step(run, meter)
         last = run.step == recipe.steps
-        if last or run.step % recipe.log_every == 0:
+        if ranks.leads and (last or run.step % recipe.log_every == 0):
             report = meter.report(run.step, recipe.optim.factor(run.step, recipe.steps))
-        if last or time.monotonic() - saved > 60 * recipe.save_minutes:
+        if ranks.first(last or time.monotonic() - saved > 60 * recipe.save_minutes):
             run.loader.refresh()
-            checkpoints.save(run.step, _state(run, meter))
+            _agree(run)
+            if ranks.leads:
+                checkpoints.save(run.step, _state(run, meter))
+            ranks.wait()
             saved = time.monotonic()
         if not last and recipe.export_every and run.step % recipe.export_every == 0:
-            export(run)
-    export(run)
+            _export_once(run)
+    _export_once(run)
     return report
+
+
+def _agree(run: Run) -> None:
+    """Let all ranks go on from the same step, weights and place in the data. Raises LanceError if they cannot."""
+    if not run.ranks.several:
+        return
+    step = run.ranks.first(run.step)
+    if step != run.step:
+        raise LanceError(f"rank {run.ranks.rank} is at step {run.step}, rank 0 at {step}: all processes must see the same checkpoints")
+    run.ranks.check_same(f"at step {step}", run.optimizer.masters)
+    # Sources may grow between the looks of two ranks; what rank 0 saw holds.
+    data = run.ranks.first(run.loader.state())
+    if data != run.loader.state():
+        run.loader.load_state(data)
+
+
+def _export_once(run: Run) -> None:
+    if run.ranks.leads:
+        export(run)
+    run.ranks.wait()
 
 
 def _one_step(run: Run, meter: Meter) -> None:
@@ -102,24 +135,30 @@ def _one_step(run: Run, meter: Meter) -> None:
     waited = time.monotonic() - began
     sums = LossSums()
     loss = accumulate(run, batches, sums)
-    norm = run.optimizer.gradient_norm()
+    run.ranks.sum_gradients(run.optimizer.weights)
+    # Known to all ranks, so that all take the step or none does.
+    norm = run.ranks.first(run.optimizer.gradient_norm())
+    parts = run.ranks.gather((loss, sum(batch.num_tokens for batch in batches), task_counts(batches), sums))
+    loss, tokens = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    samples = _total([part[2] for part in parts])
     if math.isfinite(loss) and math.isfinite(norm):
         run.optimizer.step(run.step, norm)
-        meter.sums.include(sums)
-        meter.add(loss, norm, sum(batch.num_tokens for batch in batches), waited, task_counts(batches))
+        for part in parts:
+            meter.sums.include(part[3])
+        meter.add(loss, norm, tokens, waited, samples)
     else:
-        _skip(run, loss, norm, batches)
+        _skip(run, loss, norm, samples)
     run.step += 1
 
 
 def accumulate(run: Run, batches: list[TrainingBatch], sums: LossSums) -> float:
-    """Gradients of a step's loss over all its batches; returns the loss."""
-    totals: Counter[str] = Counter()
-    for batch in batches:
-        totals.update(batch.counts)
-    generator = torch.Generator().manual_seed((run.recipe.seed * 1_000_003 + run.step) * 4099 + run.loader.rank)
+    """Gradients of this rank's share of a step's loss; returns that share. The means run over the batches of all ranks."""
+    totals = _total(run.ranks.gather(_total([batch.counts for batch in batches])))
     loss = 0.0
-    for batch in batches:
+    for index, batch in enumerate(batches):
+        # Seeded by the batch's place in the step: its noise is the same whichever rank computes it.
+        place = run.loader.place(index)
+        generator = torch.Generator().manual_seed((run.recipe.seed * 1_000_003 + run.step) * 4099 + place)
         path = draw_path(batch, run.recipe.path, generator)
         part = compute_loss(run.model, batch, path, run.objective, totals, sums)
         part.backward()  # type: ignore[no-untyped-call]
@@ -127,12 +166,20 @@ def accumulate(run: Run, batches: list[TrainingBatch], sums: LossSums) -> float:
     return loss
 
 
-def _skip(run: Run, loss: float, norm: float, batches: list[TrainingBatch]) -> None:
+def _total(counts: list[Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
+def _skip(run: Run, loss: float, norm: float, samples: Counter[str]) -> None:
     """Leave a step out. Raises LanceError when that has happened too often."""
     run.optimizer.zero_grad()
     run.skipped += 1
-    what = f"step {run.step}: loss {loss}, gradient norm {norm}, tasks {dict(task_counts(batches))}"
-    print(f"skipped {what}", file=sys.stderr, flush=True)
+    what = f"step {run.step}: loss {loss}, gradient norm {norm}, tasks {dict(samples)}"
+    if run.ranks.leads:
+        print(f"skipped {what}", file=sys.stderr, flush=True)
     if run.skipped > run.recipe.skip_bad_steps:
         raise LanceError(f"{what}; {run.skipped} steps were not finite, the limit is {run.recipe.skip_bad_steps}: lower the learning rates")
 

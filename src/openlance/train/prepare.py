@@ -21,6 +21,7 @@ from openlance.sequence.template import OWN_WORDING
 from openlance.sequence.tokenizer import Tokenizer
 from openlance.train.frozen import FrozenEncoders, fit_to, read_autoencoder, read_vision
 from openlance.train.initial import initialise
+from openlance.train.parallel import Ranks
 from openlance.train.recipe import ModelRecipe, RecipeError, SourceRecipe, TrainRecipe
 from openlance.weights.load import load_pretrained
 
@@ -81,12 +82,12 @@ def freeze(model: LanceModel, train: tuple[str, ...]) -> None:
         parameter.requires_grad_(not encoder and any(expert in name or name.startswith(SHARED[expert]) for expert in train))
 
 
-def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders) -> Loader:
-    """The data of a recipe."""
+def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders, ranks: Ranks) -> Loader:
+    """The data of a recipe, this rank's batches of it."""
     sources = [_source(name, source, recipe, binder, encoders) for name, source in recipe.sources.items()]
     mixture = Mixture(sources, [source.weight for source in recipe.sources.values()], recipe.seed)
     anchors = Anchors(config.anchors.vision, config.anchors.reference, config.anchors.understanding)
-    return Loader(mixture, recipe.batch, anchors)
+    return Loader(mixture, recipe.batch, anchors, ranks.rank, ranks.world_size)
 
 
 def _source(name: str, source: SourceRecipe, recipe: TrainRecipe, binder: Binder, encoders: FrozenEncoders) -> Source:

@@ -1,0 +1,118 @@
+"""Several processes that train one model, started by torchrun: who takes part, and what they tell each other.
+
+Every process holds the whole model, its masters, optimiser state and average; only the batches of a step are divided. So a step on any
+number of processes is the same step up to the order of sums, and a checkpoint of one loads on any number of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from openlance.errors import LanceError
+
+T = TypeVar("T")
+
+_exchange: Any = dist
+"""Its collective functions carry no types."""
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other: hooks of an export may take long. torchrun ends all of them at once if one fails."""
+SAME = 1e-4
+"""Relative difference of a weight's norm above which two processes hold different models."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a run. Alone, every exchange is the identity."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one logs, saves and exports."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        return self.world_size > 1
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, in their order; small picklable ones."""
+        if not self.several:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        _exchange.all_gather_object(values, value)
+        return values
+
+    def first(self, value: T) -> T:
+        """The value of rank 0, on all ranks: for what clocks, disks and rounding could decide differently."""
+        if not self.several:
+            return value
+        values = [value]
+        _exchange.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.several:
+            # Not `dist.barrier`: with two backends it picks the accelerator's, which may time out earlier on a long export.
+            self.gather(None)
+
+    @torch.no_grad()
+    def sum_gradients(self, weights: Sequence[nn.Parameter]) -> None:
+        """Give all ranks the sum of their gradients. One without a gradient brings zeros: all ranks must join every exchange."""
+        if not self.several:
+            return
+        work: list[Any] = []
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            work.append(_exchange.all_reduce(weight.grad, async_op=True))
+        for each in work:
+            each.wait()
+
+    def check_same(self, what: str, masters: Sequence[Tensor]) -> None:
+        """Raises LanceError, on every rank that differs, if weights are not those of rank 0: `what` says when."""
+        if not self.several or not masters:
+            return
+        ours = torch.stack(torch._foreach_norm(list(masters))).tolist()
+        theirs = self.first(ours)
+        if len(ours) != len(theirs) or not all(math.isclose(a, b, rel_tol=SAME) for a, b in zip(ours, theirs, strict=True)):
+            raise LanceError(f"{what} rank {self.rank} holds other weights than rank 0: give all processes the same recipe and files")
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """The process group that torchrun's environment describes, alone without one. gloo on a CPU, nccl on CUDA.
+
+    `device`: of the recipe; `cuda` becomes the card of the local rank. Raises LanceError if the environment is incomplete.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        yield Ranks(device=device)
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise LanceError(f"WORLD_SIZE is set and {', '.join(missing)} is not: start several processes with torchrun, or unset WORLD_SIZE")
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        local, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= cards:
+            raise LanceError(f"local rank {local} has no card of its own, there are {cards}: lower --nproc-per-node")
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    # Numbers and names travel by gloo also where gradients travel by nccl.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    # After an error the group is left to the end of the process: taking it down would wait for ranks that wait for this one.
+    _exchange.destroy_process_group()
