@@ -233,7 +233,7 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     (folder / ADAPTER_WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors does not exist"):
         merge_adapter(tiny_model(), folder)
-    with pytest.raises(CheckpointError, match="point to the folder"):
+    with pytest.raises(CheckpointError, match="point to its folder"):
         merge_adapter(tiny_model(), tmp_path)
 
 

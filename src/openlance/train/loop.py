@@ -161,7 +161,9 @@ def accumulate(run: Run, batches: list[TrainingBatch], sums: LossSums) -> float:
         generator = torch.Generator().manual_seed((run.recipe.seed * 1_000_003 + run.step) * 4099 + place)
         path = draw_path(batch, run.recipe.path, generator)
         part = compute_loss(run.model, batch, path, run.objective, totals, sums)
-        part.backward()  # type: ignore[no-untyped-call]
+        if part.requires_grad:
+            # Questions alone teach nothing when only the generation expert learns.
+            part.backward()  # type: ignore[no-untyped-call]
         loss += float(part.detach())
     return loss
 

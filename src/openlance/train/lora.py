@@ -66,7 +66,7 @@ def write_adapter(model: LanceModel, recipe: LoraRecipe, experts: tuple[str, ...
 
     Raises CheckpointError if the folder cannot be written.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, change in _changes(model):
         tensors |= {PREFIX + name + DOWN: change.down, PREFIX + name + UP: change.up}
     with whole_folder(folder, overwrite=True) as temporary:
