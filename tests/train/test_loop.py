@@ -49,6 +49,14 @@ def test_it_learns_and_exports_the_averaged_model(tmp_path: Path) -> None:
     assert len(tokenizer) == 261
 
 
+def test_curves_can_be_looked_at_in_tensorboard(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(tiny_run(tmp_path, steps=3))
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {"loss", "gradient_norm", "tokens_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+
+
 def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     """kill -9 while it runs; what follows equals the run that was left alone, to the last bit."""
     recipe = tiny_run(tmp_path)

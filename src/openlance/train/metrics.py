@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import resource
 import time
@@ -13,13 +14,14 @@ from openlance.train.losses import LossSums
 
 
 class Meter:
-    """Collects between two reports; writes `metrics.jsonl`."""
+    """Collects between two reports; writes `metrics.jsonl`, and TensorBoard files beside it where tensorboard is installed."""
 
     def __init__(self, path: Path, tokens: int = 0, seconds: float = 0.0) -> None:
         self.path = path
         self.tokens = tokens
         self._before = seconds
         self._started = time.monotonic()
+        self._board: Any = None
         self._reset()
 
     def _reset(self) -> None:
@@ -63,7 +65,21 @@ class Meter:
         }
         with self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
+        self._draw(step, values)
         shown = {key: value for key, value in values.items() if key not in ("samples", "memory_gb")}
         print("  ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
         self._reset()
         return values
+
+    def _draw(self, step: int, values: dict[str, Any]) -> None:
+        """Add the numbers to the curves of TensorBoard; those of a resumed run go on where its checkpoint was."""
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step)
+        for name, value in values.items():
+            if name != "step" and isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+        self._board.flush()
