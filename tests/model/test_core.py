@@ -15,7 +15,7 @@ from openlance.model.config import LanceConfig, TransformerConfig
 from openlance.model.context import Context
 from openlance.model.lance import LanceModel, RaggedBatch, batch_of
 from openlance.model.latent import place_embedding, time_frequencies
-from openlance.model.mot import ROWS_IN_CACHE, Expert
+from openlance.model.mot import ROWS_IN_CACHE, Expert, swiglu
 from openlance.model.rope import Rope, rotate
 from openlance.sequence.pack import PackedSequence, pack
 from openlance.sequence.positions import positions
@@ -239,3 +239,14 @@ def test_config_round_trip_and_unknown_keys() -> None:
     assert LanceConfig.from_dict(config.to_dict()) == config
     with pytest.raises(CheckpointError, match=r"config\.transformer has unknown keys \['hiden_size'\]"):
         LanceConfig.from_dict({"transformer": {"hiden_size": 3}})
+
+
+@pytest.mark.parametrize("rows", [1, 128, 129, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_swiglu_in_place_equals_the_plain_one(rows: int, dtype: torch.dtype) -> None:
+    fused = torch.randn(rows, 2 * 48, generator=torch.Generator().manual_seed(rows)).to(dtype)
+    gate, up = fused.clone().chunk(2, -1)
+    with torch.inference_mode():
+        result = swiglu(fused.clone())
+    assert result.is_contiguous()
+    assert torch.equal(result, F.silu(gate) * up)

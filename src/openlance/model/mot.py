@@ -36,6 +36,22 @@ class RMSNorm(nn.Module):
         return out
 
 
+def swiglu(fused: Tensor) -> Tensor:
+    """SiLU(gate) * up (S, M) of `fused` (S, 2M), gate first. Contiguous: a product with strided rows would pack them once more.
+
+    Without gradients on a CPU it is written over the front of `fused`, whose values are lost: the pages of a new tensor of this size
+    cost as much as the arithmetic. What is written, rows 0..n of M, ends before what is still to be read, rows from n of 2M.
+    """
+    width = fused.shape[-1] // 2
+    if torch.is_grad_enabled() or fused.shape[0] <= ROWS_IN_CACHE or fused.device.type != "cpu":
+        gate, up = fused.chunk(2, -1)
+        return F.silu(gate) * up
+    out = fused.view(-1)[: fused.shape[0] * width].view(-1, width)
+    for part, whole in zip(torch.split(fused, ROWS_IN_CACHE), torch.split(out, ROWS_IN_CACHE), strict=True):
+        whole.copy_(F.silu(part[:, :width]).mul_(part[:, width:]))
+    return out
+
+
 class Expert(nn.Module):
     """One expert's share of a layer. Fused products: `qkv` (queries, keys, values) and `gate_up`."""
 
@@ -63,9 +79,7 @@ class Expert(nn.Module):
         """The stream after attention output `mixed` (S, heads * d) and the MLP."""
         keep = torch.is_grad_enabled()
         x = x + self.output(mixed) if keep else self.output(mixed).add_(x)
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-        gated = F.silu(gate) * up if keep else F.silu(gate, inplace=True).mul_(up)
-        change: Tensor = self.down(gated)
+        change: Tensor = self.down(swiglu(self.gate_up(self.mlp_norm(x))))
         return x + change if keep else change.add_(x)
 
 
