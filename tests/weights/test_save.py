@@ -22,7 +22,7 @@ def files(folder):
 
 
 def test_our_layout_round_trip(model, own_folder):
-    assert files(own_folder) == ["config.json", "model.safetensors", "templates.json", "tokenizer.json"]
+    assert files(own_folder) == ["checksums.sha256", "config.json", "model.safetensors", "templates.json", "tokenizer.json"]
     loaded = load_checkpoint(resolve(own_folder), dtype=torch.float32)
     assert same_tensors(loaded, model)
     assert json.dumps(loaded.config.to_dict()) == json.dumps(model.config.to_dict())
@@ -109,7 +109,7 @@ def test_overwriting_drops_stale_shards_and_keeps_other_files(model, binder, tmp
     save_pretrained(model, binder, folder, max_shard_size=3000)
     (folder / "notes.txt").write_text("mine")
     save_pretrained(model, binder, folder, overwrite=True)
-    assert files(folder) == ["config.json", "model.safetensors", "notes.txt", "templates.json", "tokenizer.json"]
+    assert files(folder) == ["checksums.sha256", "config.json", "model.safetensors", "notes.txt", "templates.json", "tokenizer.json"]
     assert files(tmp_path) == ["own"]
 
 

@@ -37,11 +37,13 @@ def orthogonalise(gradient: Tensor) -> Tensor:
     """The nearest matrix with singular values about 1 (0.7 to 1.2) to a gradient (outputs, ...): five Newton-Schulz steps."""
     x = gradient.reshape(gradient.shape[0], -1).bfloat16()
     tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x = x.T.contiguous() if tall else x
     x = x / (x.norm() + 1e-7)
+    # Sums inside the products: 1.3 to 1.7 times as fast as apart, on one core at 128 to 704 rows of 256 (LOG.md).
     for _ in range(5):
         square = x @ x.T
-        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+        polynomial = torch.addmm(square, square, square, beta=-4.775, alpha=2.0315)
+        x = torch.addmm(x, polynomial, x, beta=3.4445)
     result: Tensor = (x.T if tall else x).to(gradient.dtype).reshape(gradient.shape)
     return result
 

@@ -22,6 +22,7 @@ from openlance.model.vae import build_autoencoder
 from openlance.model.vision import VisionEncoder
 from openlance.sequence.template import Templates
 from openlance.sequence.tokenizer import Tokenizer
+from openlance.weights.checksums import check_weights
 from openlance.weights.hub import HUB_NAME, CheckpointFiles, resolve
 from openlance.weights.names import IGNORED, Slot, autoencoder_slots, transformer_slots, vision_slots
 from openlance.weights.templates import fetched_templates
@@ -93,12 +94,13 @@ def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype = torch.bfloat
     Source of the memory bound: peak resident memory within 1.15x of the final weights, `tests/weights/test_memory.py`.
 
     Raises CheckpointError naming every missing, unexpected or misshapen tensor, or every tensor with NaN or infinity in it,
-    or the file that cannot be read and what to do about it.
+    or the file that cannot be read, or is not what was saved, and what to do about it.
     """
     config = read_config(files)
     model = build_empty(lambda: build_model(config))
     if files.layout == "own":
         load_tensors(model, open_tensors(files.weights), [Slot(name, name) for name in model.state_dict()], dtype=dtype, device=device)
+        check_weights(files.folder)
     else:
         if files.autoencoder_weights:
             slots = autoencoder_slots(model.autoencoder.state_dict())

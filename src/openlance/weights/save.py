@@ -1,6 +1,7 @@
 """A model in memory -> a folder in our own layout, which `load.load_pretrained` reads back.
 
 config.json  model.safetensors (or shards and model.safetensors.index.json)  tokenizer.json  templates.json
+checksums.sha256
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from torch import Tensor
 from openlance.errors import CheckpointError
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
+from openlance.weights.checksums import write_checksums
 from openlance.weights.tensorfile import write_tensors
 
 
@@ -43,6 +45,7 @@ def save_pretrained(
         binder.tokenizer.save(temporary)
         binder.templates.save(temporary / "templates.json")
         write_shards(temporary, model.state_dict() if tensors is None else tensors, max_shard_size, dtype)
+        write_checksums(temporary)
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], max_shard_size: int, dtype: torch.dtype | None = None) -> None:
