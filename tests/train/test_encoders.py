@@ -117,6 +117,17 @@ def test_the_exported_vision_encoder_loads(tmp_path: Path) -> None:
     assert model.out_features == 32
 
 
+def test_a_vision_encoder_goes_on_from_an_exported_one(tmp_path: Path) -> None:
+    run(tmp_path, VISION, 1, "first")
+    more = VISION + f"start_from: {tmp_path / 'first'}\n"
+    still = "optimizer: {{muon: 0.0, adamw: 0.0}}\n"
+    run(tmp_path, more + still, 1, "still")
+    first, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("first", "still"))
+    assert all(torch.equal(first[name], after[name]) for name in first)
+    with pytest.raises(LanceError, match="has other sizes than the recipe's model"):
+        run(tmp_path, more.replace("depth: 1", "depth: 2"), 1, "deeper")
+
+
 def test_a_stopped_run_saves_after_its_step(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(VISION.format(output=tmp_path / "run", steps=5))
@@ -133,7 +144,7 @@ def test_training_reduces_the_loss(tmp_path: Path) -> None:
 
 def test_recipes_of_the_repository_are_typed_and_overridable() -> None:
     for path in RECIPES.glob("*.yaml"):
-        if path.stem in ("autoencoder", "decoder", "vision"):
+        if path.stem in ("autoencoder", "decoder", "vision", "vision-more"):
             assert read_recipe(path, ["--steps", "7"]).steps == 7
 
 

@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from openlance.errors import LanceError
 from openlance.model.vision import VisionEncoder
 from openlance.train.encoders import Batch, EncoderRecipe, write_encoder
+from openlance.train.frozen import read_vision
 from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, SCENERIES, SHAPES, SIZES, TEXTURES, THINGS
 from openlance.world.render import LETTER_GAP, render, render_clip, word_mask
 from openlance.world.sample import SceneOptions, sample_scene
@@ -85,6 +87,8 @@ class VisionRecipe(EncoderRecipe):
     clips: tuple[SceneBucket, ...] = (SceneBucket(1.0, 2, frames=17),)
     weights: dict[str, float] = field(default_factory=dict)
     """Loss weights of attributes that do not count 1."""
+    start_from: Path | None = None
+    """Folder of an exported encoder of the same sizes to go on from; the head that reads it starts anew."""
     evaluation_scenes: int = 48
 
 
@@ -115,6 +119,8 @@ class VisionStage:
     def __init__(self, recipe: VisionRecipe) -> None:
         self.recipe = recipe
         self.module = _Reader(recipe.model)
+        if recipe.start_from:
+            _take_over(self.module.encoder, recipe.start_from)
         self._held_out: dict[str, Batch] | None = None
 
     def batches(self, rng: random.Random) -> list[Batch]:
@@ -174,6 +180,16 @@ class VisionStage:
 
     def export(self, folder: Path) -> None:
         write_encoder(folder, self.module.encoder, self.recipe.model.arguments())
+
+
+def _take_over(encoder: VisionEncoder, folder: Path) -> None:
+    """Load exported weights. Raises CheckpointError if there are none, LanceError if they have other sizes."""
+    found, _ = read_vision(folder)
+    weights = {name: tensor.float() for name, tensor in found.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+    if {name: tensor.shape for name, tensor in weights.items()} != shapes:
+        raise LanceError(f"start_from {folder} has other sizes than the recipe's model: give the recipe its config.json")
+    encoder.load_state_dict(weights)
 
 
 def _parts(answer: Tensor) -> Iterator[tuple[str, Tensor]]:
