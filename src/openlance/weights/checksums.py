@@ -27,7 +27,8 @@ def check_weights(folder: Path, limit: int = CHECKED_BYTES) -> None:
     path = folder / CHECKSUMS
     if not path.is_file():
         return
-    sums = dict(reversed(line.split(maxsplit=1)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    lines = path.read_text(encoding="utf-8").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     files = [folder / name for name in sums if "/" not in name and (folder / name).is_file()]
     if sum(file.stat().st_size for file in files) > limit:
         return
