@@ -16,11 +16,14 @@ from openlance.engine.prepare import encode_medium
 from openlance.engine.preprocess import prepare_medium
 from openlance.media.clip import Clip
 from openlance.model.lance import LanceModel
+from openlance.model.vision import VisionEncoder
 from openlance.sequence.bind import Binder
 from openlance.sequence.segment import Kind
+from openlance.train.attributes import VisionConfig
+from openlance.train.encoders import write_encoder
 from openlance.train.frozen import FrozenEncoders
 from openlance.train.prepare import build_model
-from openlance.train.recipe import ModelRecipe
+from openlance.train.recipe import ModelRecipe, RecipeError
 
 Built = tuple[LanceModel, Binder, FrozenEncoders]
 
@@ -59,3 +62,15 @@ def test_records_of_odd_sizes_become_samples(built: Built, tmp_path: Path) -> No
     t, h, w = grids.pop() or (0, 0, 0)
     assert t == 1
     assert max(h, w) <= 288 // 16 < 333 // 16
+
+
+def test_a_recipe_can_replace_the_encoders_of_a_checkpoint(tmp_path: Path) -> None:
+    small = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 8, "window_size": 64}
+    for width in (256, 128):
+        config = VisionConfig(**small, out_hidden_size=width, fullatt_block_indexes=(0,)).arguments()
+        (tmp_path / str(width)).mkdir()
+        write_encoder(tmp_path / str(width), VisionEncoder(config), config)
+    model, _, _ = build_model(ModelRecipe(checkpoint="nano", vision=tmp_path / "256"), 0)
+    assert model.config.vision["depth"] == 1
+    with pytest.raises(RecipeError, match="gives tokens of width 128, the model takes 256"):
+        build_model(ModelRecipe(checkpoint="nano", vision=tmp_path / "128"), 0)

@@ -39,13 +39,24 @@ def build_model(recipe: ModelRecipe, seed: int) -> tuple[LanceModel, Binder, Fro
     else:
         binder = Binder(_tokenizer(recipe), OWN_WORDING)
         model = _new_model(recipe, len(binder.tokenizer), seed)
-    if recipe.vision is not None and model.vision is None:
-        model.vision, config = read_vision(recipe.vision)
-        model.config = dataclasses.replace(model.config, vision=config)
-    if recipe.autoencoder is not None and model.autoencoder is None:
-        model.autoencoder, config = read_autoencoder(recipe.autoencoder)
-        model.config = dataclasses.replace(model.config, autoencoder=config)
+    _attach_encoders(model, recipe)
     return model, binder, FrozenEncoders(model.vision, model.autoencoder, fit_to(model))
+
+
+def _attach_encoders(model: LanceModel, recipe: ModelRecipe) -> None:
+    """Give the model the encoders that the recipe names. Raises RecipeError where one does not fit it."""
+    if recipe.vision is not None:
+        model.vision, config = read_vision(recipe.vision)
+        width = model.config.transformer.hidden_size
+        if model.vision.out_features != width:
+            raise RecipeError(f"model.vision {recipe.vision} gives tokens of width {model.vision.out_features}, the model takes {width}")
+        model.config = dataclasses.replace(model.config, vision=config)
+    if recipe.autoencoder is not None:
+        model.autoencoder, config = read_autoencoder(recipe.autoencoder)
+        found, channels = len(config["latents_mean"]), model.config.latent_channels
+        if found != channels:
+            raise RecipeError(f"model.autoencoder {recipe.autoencoder} has {found} latent channels, the model has {channels}")
+        model.config = dataclasses.replace(model.config, autoencoder=config)
 
 
 def _tokenizer(recipe: ModelRecipe) -> Tokenizer:

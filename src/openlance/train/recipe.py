@@ -35,7 +35,7 @@ class ModelRecipe:
     """Folder; needed with `config`."""
     vision: Path | None = None
     autoencoder: Path | None = None
-    """Folders of the frozen encoders, where the checkpoint brings none."""
+    """Folders of the frozen encoders, instead of those that the checkpoint brings."""
     train: tuple[str, ...] = ("understanding", "generation")
     """Experts that learn; what both share (embedding, head, latent projections) learns with the expert that uses it."""
     lora: LoraRecipe | None = None
