@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Samples before noise, on the CPU. U, G: tokens of the two streams over all rows; C latent channels, D width."""
+    """Samples before noise. U, G: tokens of the two streams over all rows; C latent channels, D width."""
 
     rows: list[Rows]
     ids: Tensor
@@ -58,6 +58,19 @@ class TrainingBatch:
     """(A,)"""
     tasks: list[str]
     """Of each sample, in the order of the rows."""
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """The same on another device; pinned or shared memory is copied beside what the device is doing."""
+
+        def moved(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            if isinstance(value, tuple):
+                return tuple(moved(each) for each in value)
+            return value
+
+        rows = [replace(row, mask=row.mask.to(device, non_blocking=True)) for row in self.rows]
+        return TrainingBatch(**{**{each.name: moved(getattr(self, each.name)) for each in fields(self)}, "rows": rows})  # type: ignore[arg-type]
 
     @property
     def num_tokens(self) -> int:

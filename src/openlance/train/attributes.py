@@ -140,7 +140,7 @@ class VisionStage:
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         answer = self.module(jitter(batch["pixels"], generator))
         labels = batch["labels"].long()
-        total = torch.zeros(())
+        total = torch.zeros((), device=answer.device)
         for index, (name, logits) in enumerate(_parts(answer)):
             weight = self.recipe.weights.get(name, 1.0)
             total = total + weight * F.cross_entropy(logits.flatten(0, 3), labels[..., index].flatten())
@@ -166,7 +166,7 @@ class VisionStage:
 
     def _score(self, batch: Batch) -> dict[str, float]:
         """Share of right answers over the tokens that have something to see (all tokens for the background), and the mean offset error."""
-        answer = torch.cat([self.module(pixels) for pixels in torch.split(batch["pixels"], 8)])
+        answer = torch.cat([self.module(pixels.to(self.recipe.device)).cpu() for pixels in torch.split(batch["pixels"], 8)])
         labels, scores = batch["labels"].long(), dict[str, float]()
         for index, (name, logits) in enumerate(_parts(answer)):
             seen = labels[..., index] > 0
@@ -200,10 +200,11 @@ def _parts(answer: Tensor) -> Iterator[tuple[str, Tensor]]:
 def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Brightness, contrast and a little noise, so that decoded and compressed pictures look familiar too. uint8 in, uint8 out."""
     shape = (len(pixels), 1, 1, 1, 1)
-    scale = 1 + 0.06 * (2 * torch.rand(shape, generator=generator) - 1)
-    shift = 8 * (2 * torch.rand(shape, generator=generator) - 1)
-    strength = 6 * torch.rand(shape, generator=generator)
-    noise = strength * torch.randn(pixels.shape, generator=generator)
+    device = pixels.device
+    scale = 1 + 0.06 * (2 * torch.rand(shape, generator=generator, device=device) - 1)
+    shift = 8 * (2 * torch.rand(shape, generator=generator, device=device) - 1)
+    strength = 6 * torch.rand(shape, generator=generator, device=device)
+    noise = strength * torch.randn(pixels.shape, generator=generator, device=device)
     return (pixels.float() * scale + shift + noise).clamp(0, 255).byte()
 
 
@@ -301,7 +302,7 @@ def letter_boxes(word: Word, height: int, width: int) -> list[tuple[float, float
 def sheet(module: nn.Module, batch: Batch, columns: int = 12) -> NDArray[np.uint8]:
     """Held-out images over maps of where the head is right (green), wrong (red) or rightly sees nothing (grey), for kind and letter."""
     pixels = batch["pixels"][:columns]
-    parts, labels = dict(_parts(module(pixels))), batch["labels"][:columns].long()
+    parts, labels = dict(_parts(module(pixels.to(next(module.parameters()).device)).cpu())), batch["labels"][:columns].long()
     rows = [np.concatenate(list(pixels[:, 0].numpy()), 1)]
     for name in ("kind", "letter"):
         said, truth = parts[name].argmax(-1)[:, 0], labels[:, 0, ..., list(ATTRIBUTES).index(name)]

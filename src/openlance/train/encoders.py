@@ -44,6 +44,8 @@ class EncoderRecipe:
     seed: int = 0
     workers: int = 1
     """Processes that render; 0 renders in the training process."""
+    device: str = "cpu"
+    """Where it is trained. On CUDA noise is drawn there too, so a run differs from that of a CPU by more than rounding."""
     evaluate_every: int = 200
     save_seconds: float = 180.0
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
@@ -58,7 +60,7 @@ class Stage(Protocol):
         """The uint8 batches of one step, from this generator alone (runs in a rendering process)."""
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Scalar loss of one batch; all randomness from the generator."""
+        """Scalar loss of one batch, on the device of the module; all randomness from the generator, which is on it too."""
 
     def evaluate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
         """Figures on held-out scenes and a sheet (H, W, 3) to look at."""
@@ -120,6 +122,7 @@ def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[st
     """
     torch.manual_seed(recipe.seed)
     stage: Stage = _stages()[recipe.stage][1](recipe)
+    stage.module.to(recipe.device)
     optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
     stage.module.to(torch.bfloat16)
     recipe.output.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[st
     started = saved = time.monotonic()
     samples, losses, figures = 0, list[float](), dict[str, float]()
     for step, batches in enumerate(loader, first):
-        losses.append(_train_step(stage, optimizer, batches, recipe.seed, step))
+        losses.append(_train_step(stage, optimizer, batches, recipe, step))
         samples += sum(len(next(iter(batch.values()))) for batch in batches)
         last = step + 1 == recipe.steps
         if last or (step + 1) % recipe.evaluate_every == 0:
@@ -150,15 +153,15 @@ def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[st
     return figures
 
 
-def _train_step(stage: Stage, optimizer: MasterOptimizer, batches: list[Batch], seed: int, step: int) -> float:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    total = 0.0
+def _train_step(stage: Stage, optimizer: MasterOptimizer, batches: list[Batch], recipe: EncoderRecipe, step: int) -> float:
+    generator = torch.Generator(recipe.device).manual_seed(recipe.seed * 1_000_003 + step)
+    losses = []
     for batch in batches:
-        loss = stage.loss(batch, generator)
+        loss = stage.loss({name: tensor.to(recipe.device) for name, tensor in batch.items()}, generator)
         loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
+        losses.append(loss.detach())
     optimizer.step(step)
-    return total
+    return sum(float(loss) for loss in losses)
 
 
 def _judge(recipe: EncoderRecipe, stage: Stage, optimizer: MasterOptimizer, step: int, figures: dict[str, float]) -> dict[str, float]:
@@ -197,6 +200,7 @@ def _resume(recipe: EncoderRecipe, optimizer: MasterOptimizer) -> int:
 def export_now(recipe: EncoderRecipe) -> int:
     """Write the averaged weights of a run's checkpoint as they are, while the run may go on. Returns the step."""
     stage: Stage = _stages()[recipe.stage][1](recipe)
+    stage.module.to(recipe.device)
     optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
     stage.module.to(torch.bfloat16)
     step = _resume(recipe, optimizer)
@@ -211,7 +215,7 @@ def write_encoder(folder: Path, module: nn.Module, config: dict[str, Any]) -> No
     """weights.safetensors (bfloat16) and config.json, each complete or not there at all."""
     from safetensors.torch import save_file
 
-    tensors = {name: p.detach().bfloat16().contiguous() for name, p in module.state_dict().items()}
+    tensors = {name: p.detach().bfloat16().cpu().contiguous() for name, p in module.state_dict().items()}
     save_file(tensors, folder / "weights.tmp")
     os.replace(folder / "weights.tmp", folder / "weights.safetensors")
     (folder / "config.tmp").write_text(json.dumps(config, indent=1) + "\n")

@@ -80,9 +80,9 @@ class FrozenEncoders:
         encoder = self._vision
 
         def encode(group: list[Tensor]) -> list[Tensor]:
-            tokens = encoder([encoder.patchify(frames) for frames in group])
-            grid = encoder.token_grid(*group[0].shape[:3])
-            return [part.reshape(*grid, -1) for part in tokens]
+            device = next(encoder.parameters()).device
+            tokens = torch.stack(encoder([encoder.patchify(frames.to(device)) for frames in group]))
+            return list(tokens.unflatten(1, encoder.token_grid(*group[0].shape[:3])).cpu())  # type: ignore[no-untyped-call]
 
         return _in_groups([self._fit(clip, Kind.VISION) for clip in clips], encode)
 
@@ -91,8 +91,12 @@ class FrozenEncoders:
         if self._autoencoder is None:
             raise CheckpointError("a task of the recipe makes media, but there is no autoencoder: set encoders.autoencoder")
         encoder = self._autoencoder
-        fitted = [self._fit(clip, Kind.LATENT) for clip in clips]
-        return _in_groups(fitted, lambda group: list(encoder.encode(torch.cat([to_pixels(frames) for frames in group]))))
+
+        def encode(group: list[Tensor]) -> list[Tensor]:
+            device = next(encoder.parameters()).device
+            return list(encoder.encode(torch.cat([to_pixels(frames.to(device)) for frames in group])).cpu())
+
+        return _in_groups([self._fit(clip, Kind.LATENT) for clip in clips], encode)
 
 
 def _in_groups(media: Sequence[Tensor], encode: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:

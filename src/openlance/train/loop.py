@@ -154,18 +154,20 @@ def _one_step(run: Run, meter: Meter) -> None:
 def accumulate(run: Run, batches: list[TrainingBatch], sums: LossSums) -> float:
     """Gradients of this rank's share of a step's loss; returns that share. The means run over the batches of all ranks."""
     totals = _total(run.ranks.gather(_total([batch.counts for batch in batches])))
-    loss = 0.0
+    losses = []
     for index, batch in enumerate(batches):
         # Seeded by the batch's place in the step: its noise is the same whichever rank computes it.
         place = run.loader.place(index)
-        generator = torch.Generator().manual_seed((run.recipe.seed * 1_000_003 + run.step) * 4099 + place)
+        generator = torch.Generator(run.model.device).manual_seed((run.recipe.seed * 1_000_003 + run.step) * 4099 + place)
+        batch = batch.to(run.model.device)
         path = draw_path(batch, run.recipe.path, generator)
         part = compute_loss(run.model, batch, path, run.objective, totals, sums)
         if part.requires_grad:
             # Questions alone teach nothing when only the generation expert learns.
             part.backward()  # type: ignore[no-untyped-call]
-        loss += float(part.detach())
-    return loss
+        losses.append(part.detach())
+    sums.settle()
+    return sum(float(loss) for loss in losses)
 
 
 def _total(counts: list[Counter[str]]) -> Counter[str]:

@@ -57,9 +57,12 @@ class Path:
 
 
 def draw_path(batch: TrainingBatch, sampling: PathSampling, generator: torch.Generator) -> Path:
-    normal = torch.randn(batch.num_targets, generator=generator)
+    """Drawn on the device of the batch, which must be the generator's."""
+    device = batch.latents.device
+    normal = torch.randn(batch.num_targets, generator=generator, device=device)
     times = shift_time(torch.sigmoid(sampling.mean + sampling.deviation * normal), sampling.timestep_shift)
-    return Path(torch.cat([torch.zeros(1), times]), torch.randn(batch.latents.shape, generator=generator))
+    noise = torch.randn(batch.latents.shape, generator=generator, device=device)
+    return Path(torch.cat([torch.zeros(1, device=device), times]), noise)
 
 
 def noisy_latents(batch: TrainingBatch, path: Path) -> Tensor:
@@ -99,11 +102,28 @@ class LossSums:
     answers: Counter[str] = field(default_factory=Counter)
     mse: Counter[str] = field(default_factory=Counter)
     targets: Counter[str] = field(default_factory=Counter)
+    _later: list[tuple[Counter[str], Counter[str], Tensor, Tensor, list[str]]] = field(default_factory=list)
 
     def include(self, other: LossSums) -> None:
-        """Add the sums of another."""
-        for name in self.__dataclass_fields__:
+        """Add the sums of another, which must be settled."""
+        for name in ("ce", "answers", "mse", "targets"):
             getattr(self, name).update(getattr(other, name))
+
+    def add(self, totals: Counter[str], counts: Counter[str], losses: Tensor, owner: Tensor, tasks: list[str]) -> None:
+        """Note losses (n,) of samples `owner` (n,) whose tasks are `tasks`; they count once the sums are settled."""
+        self._later.append((totals, counts, losses.detach(), owner, tasks))
+
+    def settle(self) -> None:
+        """Count what was noted. Reading numbers waits for the device, so it is done once its work is under way."""
+        for totals, counts, losses, owner, tasks in self._later:
+            size = len(tasks)
+            owner = owner.cpu()
+            by_sample = torch.zeros(size).index_add_(0, owner, losses.float().cpu())
+            numbers = torch.bincount(owner, minlength=size)
+            for task, value, number in zip(tasks, by_sample.tolist(), numbers.tolist(), strict=True):
+                totals[task] += value
+                counts[task] += number
+        self._later.clear()
 
     def means(self) -> dict[str, float]:
         """`ce/TASK` and `mse/TASK`."""
@@ -140,20 +160,10 @@ def compute_loss(
     if batch.answer.numel():
         ce = answer_losses(model, batch, hidden.understanding, objective.vocabulary)
         loss = loss + weights.ce * ce.sum() / totals["answer"]
-        _count(sums.ce, sums.answers, ce, batch.sample_of_answer, batch.tasks)
+        sums.add(sums.ce, sums.answers, ce, batch.sample_of_answer, batch.tasks)
     if batch.num_targets:
         error, weight = target_losses(model, batch, path, hidden.generation, weights.data_cap)
         loss = loss + weights.mse * (error * weight).sum() / totals["target"]
         cells = batch.target[batch.target > 0]
-        _count(sums.mse, sums.targets, error * weight, batch.sample_of_target[cells - 1], batch.tasks)
+        sums.add(sums.mse, sums.targets, error * weight, batch.sample_of_target[cells - 1], batch.tasks)
     return loss
-
-
-def _count(totals: Counter[str], counts: Counter[str], losses: Tensor, owner: Tensor, tasks: list[str]) -> None:
-    """Add losses (n,) of samples `owner` (n,) to the totals of their tasks."""
-    size = len(tasks)
-    by_sample = torch.zeros(size).index_add_(0, owner, losses.detach().float().cpu())
-    numbers = torch.bincount(owner, minlength=size)
-    for task, value, number in zip(tasks, by_sample.tolist(), numbers.tolist(), strict=True):
-        totals[task] += value
-        counts[task] += number

@@ -6,7 +6,8 @@ Source: Muon after Jordan et al. 2024 (Newton-Schulz orthogonalised momentum). M
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,32 @@ def orthogonalise(gradient: Tensor) -> Tensor:
     return result
 
 
+def orthogonalise_all(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonalise` of each; on an accelerator those of one size together, as launching small products is what costs there."""
+    if not gradients or gradients[0].device.type == "cpu":
+        return [orthogonalise(gradient) for gradient in gradients]
+    return orthogonalise_together(gradients)
+
+
+def orthogonalise_together(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The same by products over stacks of equal-sized matrices."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, gradient in enumerate(gradients):
+        groups[gradient.shape[0], gradient[0].numel()].append(index)
+    found: dict[int, Tensor] = {}
+    for (rows, columns), members in groups.items():
+        x = torch.stack([gradients[i].reshape(rows, columns) for i in members]).bfloat16()
+        x = x.mT.contiguous() if rows > columns else x
+        x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+        for _ in range(5):
+            square = x @ x.mT
+            polynomial = torch.baddbmm(square, square, square, beta=-4.775, alpha=2.0315)
+            x = torch.baddbmm(x, polynomial, x, beta=3.4445)
+        x = x.mT if rows > columns else x
+        found.update((i, one.to(gradients[i].dtype).reshape(gradients[i].shape)) for i, one in zip(members, x, strict=True))
+    return [found[i] for i in range(len(gradients))]
+
+
 class MasterOptimizer:
     """Owns the float32 weights of a module whose own weights are bfloat16 copies, and their running average."""
 
@@ -79,12 +106,15 @@ class MasterOptimizer:
             p.grad = None
         norm = float(torch.nn.utils.get_total_norm(gradients))
         torch._foreach_mul_(gradients, min(1.0, recipe.max_norm / (norm + 1e-6)))
+        matrices, updates = [], []
         for master, gradient, momentum in zip(self.masters, gradients, self.momenta, strict=True):
             if momentum is None:
                 master.grad = gradient
                 continue
             momentum.lerp_(gradient, 1 - recipe.momentum)
-            update = orthogonalise(gradient.lerp_(momentum, recipe.momentum))
+            matrices.append(master)
+            updates.append(gradient.lerp_(momentum, recipe.momentum))
+        for master, update in zip(matrices, orthogonalise_all(updates), strict=True):
             stretch = max(1.0, master.shape[0] / master[0].numel()) ** 0.5
             master.add_(update, alpha=-recipe.muon * factor * stretch)
         self.adamw.param_groups[0]["lr"] = recipe.adamw * factor

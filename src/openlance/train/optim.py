@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from openlance.errors import CheckpointError, LanceError
 from openlance.model.lance import LanceModel
 from openlance.train.lora import is_adapter
-from openlance.train.muon import orthogonalise
+from openlance.train.muon import orthogonalise_all
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ class Optimizer:
         if scale < 1:
             torch._foreach_mul_(gradients, scale)
         self.zero_grad()
-        for i, matrix in self._matrices:
-            _muon(matrix, gradients[i], recipe, recipe.matrix_learning_rate * factor)
+        _muon([matrix for _, matrix in self._matrices], [gradients[i] for i, _ in self._matrices], recipe, factor)
         for group, rate in zip(self.adamw.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         for i in self._rest:
@@ -193,11 +192,17 @@ def _blocks(model: LanceModel, name: str) -> list[int]:
     return [model.get_parameter(name).shape[0]]
 
 
-def _muon(matrix: _Matrix, gradient: Tensor, recipe: OptimRecipe, rate: float) -> None:
+def _muon(matrices: list[_Matrix], gradients: list[Tensor], recipe: OptimRecipe, factor: float) -> None:
     """Momentum, then each block's nearest orthogonal matrix; tall blocks step further so that outputs change alike."""
-    matrix.momentum.lerp_(gradient, 1 - recipe.momentum)
-    update = gradient.lerp_(matrix.momentum, recipe.momentum)
-    if recipe.weight_decay:
-        matrix.master.mul_(1 - rate * recipe.weight_decay)
-    for block, target in zip(torch.split(update, matrix.rows), torch.split(matrix.master, matrix.rows), strict=True):
-        target.add_(orthogonalise(block), alpha=-rate * max(1.0, block.shape[0] / block.shape[1]) ** 0.5)
+    rate = recipe.matrix_learning_rate * factor
+    targets: list[Tensor] = []
+    blocks: list[Tensor] = []
+    for matrix, gradient in zip(matrices, gradients, strict=True):
+        matrix.momentum.lerp_(gradient, 1 - recipe.momentum)
+        update = gradient.lerp_(matrix.momentum, recipe.momentum)
+        if recipe.weight_decay:
+            matrix.master.mul_(1 - rate * recipe.weight_decay)
+        targets += torch.split(matrix.master, matrix.rows)
+        blocks += torch.split(update, matrix.rows)
+    for target, update in zip(targets, orthogonalise_all(blocks), strict=True):
+        target.add_(update, alpha=-rate * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)

@@ -113,8 +113,8 @@ class AutoencoderStage:
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         target = to_pixels(batch["pixels"])
         latents = self.module.encode_raw(target)
-        strength = self.recipe.noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
-        noisy = latents + strength * torch.randn(latents.shape, generator=generator)
+        strength = self.recipe.noise * torch.rand(len(latents), 1, 1, 1, 1, generator=generator, device=latents.device)
+        noisy = latents + strength * torch.randn(latents.shape, generator=generator, device=latents.device)
         error = self.module.decode_raw(noisy) - target
         edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
         loss: Tensor = error.abs().mean() + self.recipe.mse * error.pow(2).mean() + self.recipe.gradient * edges
@@ -123,18 +123,20 @@ class AutoencoderStage:
     def evaluate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
         if self._held_out is None:
             self._held_out = held_out(self.recipe.evaluation_images, self.recipe.evaluation_clips)
-        generator = torch.Generator().manual_seed(0)
+        device = self.recipe.device
+        generator = torch.Generator(device).manual_seed(0)
         figures: dict[str, float] = {}
         rows: list[NDArray[np.uint8]] = []
         for kind, pixels in self._held_out.items():
             clean, noisy, made = [], [], []
             for chunk in torch.split(pixels, 4):
-                target = to_pixels(chunk)
+                target = to_pixels(chunk.to(device))
                 latents = self.module.encode_raw(target)
                 decoded = self.module.decode_raw(latents)
                 clean.append(psnr(decoded, target))
-                noisy.append(psnr(self.module.decode_raw(latents + 0.3 * torch.randn(latents.shape, generator=generator)), target))
-                made.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1))
+                noise = torch.randn(latents.shape, generator=generator, device=device)
+                noisy.append(psnr(self.module.decode_raw(latents + 0.3 * noise), target))
+                made.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu())
             figures[kind], figures[kind + "_noisy"] = float(torch.cat(clean).mean()), float(torch.cat(noisy).mean())
             if pixels.shape[2:4] == (128, 128):
                 rows += _rows(pixels, torch.cat(made))
@@ -158,7 +160,7 @@ class AutoencoderStage:
         rng = random.Random(f"statistics-{self.recipe.seed}")
         bucket = CropBucket(1.0, 4, (128, 128), (128, 128), 17 if clips else 1)
         pieces = [torch.from_numpy(draw_batch(rng, bucket)) for _ in range((images + clips) // 4)]
-        return torch.cat([self.module.encode_raw(to_pixels(p)).flatten(0, 3) for p in pieces])
+        return torch.cat([self.module.encode_raw(to_pixels(p.to(self.recipe.device))).flatten(0, 3) for p in pieces])
 
 
 @torch.no_grad()
