@@ -32,12 +32,18 @@ class BatchRecipe:
     """Bucketed: understanding streams are padded to a multiple of this."""
     views: int = 1
     """Times each target is noised: its prompt and sources are computed once for all of them."""
+    streams: int = 1
+    """Independent orders of samples that take turns, a step each. What a run sees depends on it, and on nothing below."""
+    workers: int = 0
+    """Processes that prepare the streams ahead of the training, each an equal share of them; 0: the training itself does."""
 
     def __post_init__(self) -> None:
         if self.form not in ("bucketed", "packed"):
             raise LanceError(f"batch form '{self.form}' is not 'bucketed' or 'packed'")
-        if min(self.tokens, self.tokens_per_step, self.round_to, self.views) < 1:
-            raise LanceError("batch tokens, tokens_per_step, round_to and views must be at least 1")
+        if min(self.tokens, self.tokens_per_step, self.round_to, self.views, self.streams) < 1:
+            raise LanceError("batch tokens, tokens_per_step, round_to, views and streams must be at least 1")
+        if self.workers < 0 or (self.workers and self.streams % self.workers):
+            raise LanceError(f"batch.workers {self.workers} must divide batch.streams {self.streams}: workers prepare equal shares")
 
 
 class Loader:

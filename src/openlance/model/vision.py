@@ -32,9 +32,13 @@ class VisionEncoder(nn.Module):
         from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
         from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
+        from openlance.model.window_attention import WindowAttention
+
         known = {name: config[name] for name in Qwen2_5_VLVisionConfig.__dataclass_fields__ if name in config and name != "dtype"}
         settings: Any = Qwen2_5_VLVisionConfig(**known, attn_implementation="sdpa")  # type: ignore[call-arg]
         self.tower = Qwen2_5_VisionTransformerPretrainedModel(settings)
+        for block in self.tower.blocks:
+            block.attn = WindowAttention(settings)
         self.patch_size = int(settings.patch_size)
         self.merge_size = int(settings.spatial_merge_size)
         self.temporal_patch_size = int(settings.temporal_patch_size)

@@ -1,28 +1,32 @@
-"""Fill a cache of features: render examples of the world, encode them, write shards. May run beside the training that reads them.
+"""Fill caches of features: render examples of the world, encode them, write shards. May run beside the training that reads them.
 
-    python -m openlance.train.build_cache recipes/nano/cache.yaml NAME [NAME ...] [--shards 8]
+    python -m openlance.train.build_cache recipes/nano/cache.yaml [NAME ...] [--shards 8] [--processes 4]
+
+With several processes each builds every n-th shard; they render on a core each and share the device that encodes.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from openlance.data.cache import ShardWriter
 from openlance.data.world import WorldData, record_of
+from openlance.errors import LanceError
 from openlance.model.vae import build_autoencoder
 from openlance.model.vision import VisionEncoder
 from openlance.sequence.segment import Kind
 from openlance.train.frozen import FrozenEncoders, read_encoder
-from openlance.train.recipe import RecipeError, parse_typed
+from openlance.train.recipe import RecipeError, parse_typed, read_values
 
 
 @dataclass(frozen=True)
@@ -39,24 +43,38 @@ class CacheRecipe:
     autoencoder: Path | None = None
 
 
-def read_caches(path: Path) -> dict[str, CacheRecipe]:
-    """Caches by name from YAML: `defaults` hold for all `caches`."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    unknown = sorted(set(values) - {"defaults", "caches"})
-    if unknown:
-        raise RecipeError(f"{path}: unknown keys {unknown}; known: defaults, caches")
-    defaults = values.get("defaults", {})
+@dataclass(frozen=True)
+class CachePlan:
+    """The caches of a recipe file by name, and who builds them: `processes` render and share the `device` that encodes."""
+
+    caches: dict[str, CacheRecipe]
+    processes: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise RecipeError(f"{self.processes} processes cannot build a cache: give at least 1")
+
+
+def read_plan(path: Path, overrides: Sequence[str] = ()) -> CachePlan:
+    """The plan of a YAML file with `caches` (by name), `defaults` for all of them, and perhaps `processes` and `device`."""
+    values = read_values(path, overrides)
+    known = ("defaults", "caches", "processes", "device")
+    if unknown := sorted(set(values) - set(known)):
+        raise RecipeError(f"{path}: unknown keys {unknown}; known: {', '.join(known)}")
+    defaults = values.pop("defaults", {})
     root = Path(defaults.get("output", "runs/cache"))
-    return {
+    values["caches"] = {
         name: parse_typed(CacheRecipe, {**defaults, "output": str(root / name), **own}, f"{path}: caches.{name}")
         for name, own in values["caches"].items()
     }
+    return CachePlan(**values)
 
 
 class CacheBuilder:
-    """Builds the shards of one cache."""
+    """Builds the shards of one cache; `device` encodes."""
 
-    def __init__(self, recipe: CacheRecipe) -> None:
+    def __init__(self, recipe: CacheRecipe, device: str = "cpu") -> None:
         self.recipe = recipe
         settings: dict[str, Any] = {"world": asdict(recipe.world), "shard_size": recipe.shard_size, "first": recipe.first}
         vision = autoencoder = None
@@ -65,6 +83,8 @@ class CacheBuilder:
             vision, _, settings["vision"] = read_encoder(recipe.vision, VisionEncoder)
         if (Kind.LATENT in example.definition.blocks or example.target) and recipe.autoencoder:
             autoencoder, _, settings["autoencoder"] = read_encoder(recipe.autoencoder, build_autoencoder)
+        for encoder in filter(None, (vision, autoencoder)):
+            encoder.to(device)
         self.encoders = FrozenEncoders(vision, autoencoder)
         self.writer = ShardWriter(recipe.output, settings)
 
@@ -85,23 +105,53 @@ class CacheBuilder:
         return len(records) / (time.monotonic() - began)
 
 
-def main(arguments: list[str]) -> None:
+def build_caches(plan: CachePlan) -> None:
+    """Fill caches, the first shard of each, then the second of each, so that training can begin early.
+
+    Raises LanceError if a process fails; what the others wrote is kept, and building again does the rest.
+    """
+    if plan.processes == 1:
+        _build_part(plan, 0)
+        return
+    context = multiprocessing.get_context("spawn")
+    running = [context.Process(target=_build_part, args=(plan, part)) for part in range(plan.processes)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    failed = sum(process.exitcode != 0 for process in running)
+    if failed:
+        raise LanceError(f"{failed} of {plan.processes} processes failed while building caches, see above: build again to do what is left")
+
+
+def _build_part(plan: CachePlan, part: int) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    builders = {name: CacheBuilder(recipe, plan.device) for name, recipe in plan.caches.items()}
+    most = max(cache.shards for cache in plan.caches.values())
+    order = [(number, name) for number in range(most) for name, cache in plan.caches.items() if number < cache.shards]
+    for number, name in order[part :: plan.processes]:
+        if speed := builders[name].build(number):
+            shards = plan.caches[name].shards
+            print(f"{time.strftime('%H:%M:%S')} {name} shard {number + 1} of {shards}: {speed:.0f} examples/s", flush=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """See the module."""
     parser = argparse.ArgumentParser(description="Fill caches of features.")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("names", nargs="*", help="caches to fill, in turns; all if none is named")
     parser.add_argument("--shards", type=int, help="shards of each, if other than the recipe says")
+    parser.add_argument("--processes", type=int, help="how many build at once, if other than the recipe says")
+    parser.add_argument("--device", help="where the encoders run, if other than the recipe says")
     options = parser.parse_args(arguments)
-    caches = read_caches(options.recipe)
-    unknown = sorted(set(options.names) - set(caches))
+    plan = read_plan(options.recipe, [f"{key}={value}" for key in ("processes", "device") if (value := getattr(options, key))])
+    unknown = sorted(set(options.names) - set(plan.caches))
     if unknown:
-        raise RecipeError(f"{options.recipe} has no caches {unknown}; it has {sorted(caches)}")
-    builders = {name: CacheBuilder(caches[name]) for name in options.names or caches}
-    wanted = {name: options.shards or caches[name].shards for name in builders}
-    for number in range(max(wanted.values())):
-        for name, builder in builders.items():
-            if number < wanted[name] and (speed := builder.build(number)):
-                print(f"{time.strftime('%H:%M:%S')} {name} shard {number + 1} of {wanted[name]}: {speed:.0f} examples/s", flush=True)
+        raise RecipeError(f"{options.recipe} has no caches {unknown}; it has {sorted(plan.caches)}")
+    chosen = {name: plan.caches[name] for name in options.names or plan.caches}
+    if options.shards:
+        chosen = {name: replace(cache, shards=options.shards) for name, cache in chosen.items()}
+    build_caches(replace(plan, caches=chosen))
 
 
 if __name__ == "__main__":

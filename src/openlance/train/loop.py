@@ -17,6 +17,7 @@ import torch
 
 from openlance.data.batch import TrainingBatch
 from openlance.data.loader import Loader, task_counts
+from openlance.data.streams import Streams
 from openlance.errors import LanceError
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
@@ -39,7 +40,7 @@ class Run:
     recipe: TrainRecipe
     model: LanceModel
     binder: Binder
-    loader: Loader
+    loader: Loader | Streams
     optimizer: Optimizer
     objective: Objective
     step: int = 0

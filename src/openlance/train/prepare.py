@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
 import yaml
 
 from openlance.data.cache import CachedSource
@@ -13,6 +14,7 @@ from openlance.data.loader import Loader
 from openlance.data.mixture import Mixture
 from openlance.data.records import open_records
 from openlance.data.source import RecordSource, Source, WorldSource
+from openlance.data.streams import Streams
 from openlance.data.world import Rephrase
 from openlance.model.config import LanceConfig
 from openlance.model.lance import LanceModel
@@ -27,6 +29,8 @@ from openlance.weights.load import load_pretrained
 
 SHARED = {"understanding": ("embedding.", "head."), "generation": ("latent.",)}
 """What an expert uses outside the layers."""
+STREAM_SEEDS = 1_000_003
+"""Between the seeds of two streams of samples."""
 
 
 def build_model(recipe: ModelRecipe, seed: int) -> tuple[LanceModel, Binder, FrozenEncoders]:
@@ -93,12 +97,19 @@ def freeze(model: LanceModel, train: tuple[str, ...]) -> None:
         parameter.requires_grad_(not encoder and any(expert in name or name.startswith(SHARED[expert]) for expert in train))
 
 
-def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders, ranks: Ranks) -> Loader:
+def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders, ranks: Ranks) -> Loader | Streams:
     """The data of a recipe, this rank's batches of it."""
     sources = [_source(name, source, recipe, binder, encoders) for name, source in recipe.sources.items()]
-    mixture = Mixture(sources, [source.weight for source in recipe.sources.values()], recipe.seed)
+    weights = [source.weight for source in recipe.sources.values()]
     anchors = Anchors(config.anchors.vision, config.anchors.reference, config.anchors.understanding)
-    return Loader(mixture, recipe.batch, anchors, ranks.rank, ranks.world_size)
+    batch = recipe.batch
+    if batch.workers and torch.device(ranks.device).type != "cpu" and any(source.cache is None for source in recipe.sources.values()):
+        raise RecipeError("batch.workers cannot encode on an accelerator, which one process owns: cache the sources or set batch.workers=0")
+
+    def loader(stream: int) -> Loader:
+        return Loader(Mixture(sources, weights, recipe.seed + STREAM_SEEDS * stream), batch, anchors, ranks.rank, ranks.world_size)
+
+    return loader(0) if batch.streams == 1 and not batch.workers else Streams([loader(k) for k in range(batch.streams)], batch.workers)
 
 
 def _source(name: str, source: SourceRecipe, recipe: TrainRecipe, binder: Binder, encoders: FrozenEncoders) -> Source:

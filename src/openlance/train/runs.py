@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openlance.errors import LanceError
-from openlance.train.recipe import RecipeError, read_recipe, read_values
+from openlance.train.recipe import read_recipe, read_values
 
 ENCODER_STAGES = ("autoencoder", "vision")
 
@@ -52,14 +52,13 @@ def _encoder(path: Path, overrides: Sequence[str]) -> Run:
 
 
 def _cache(path: Path, overrides: Sequence[str]) -> Run:
-    from openlance.train.build_cache import main, read_caches
+    from openlance.train.build_cache import build_caches, read_plan
 
-    if overrides:
-        raise RecipeError(f"{path} is a file of caches and takes no overrides: {list(overrides)}")
-    caches = read_caches(path)
-    lines = [f"{name}: {cache.shards * cache.shard_size} examples to {cache.output}" for name, cache in caches.items()]
-    output = next(iter(caches.values())).output.parent
-    return Run(path, "cache", output, tuple(lines), lambda: main([str(path)]))
+    plan = read_plan(path, overrides)
+    lines = [f"{name}: {cache.shards * cache.shard_size} examples to {cache.output}" for name, cache in plan.caches.items()]
+    lines.append(f"{plan.processes} process{'es' * (plan.processes > 1)}, encoding on {plan.device}")
+    output = next(iter(plan.caches.values())).output.parent
+    return Run(path, "cache", output, tuple(lines), lambda: build_caches(plan))
 
 
 def _supervised(path: Path, overrides: Sequence[str]) -> Run:
