@@ -6,12 +6,16 @@ The library's own loops over windows in Python, and a clip at the released size 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention, apply_rotary_pos_emb_vision
+
+from openlance.model.attention import fused_attention, plain_attention
+
+Kernel = Callable[[Tensor, Tensor, Tensor, None], Tensor]
 
 
 class WindowAttention(Qwen2_5_VLVisionAttention):
@@ -32,12 +36,13 @@ class WindowAttention(Qwen2_5_VLVisionAttention):
         assert position_embeddings is not None
         query, key, value = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
         query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-        mixed = attend_in_windows(query, key, value, cu_seqlens.diff().tolist())
+        kernel = plain_attention if self.config._attn_implementation == "eager" else fused_attention
+        mixed = attend_in_windows(query, key, value, cu_seqlens.diff().tolist(), kernel)
         projected: Tensor = self.proj(mixed.flatten(1))
         return projected
 
 
-def attend_in_windows(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
+def attend_in_windows(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], kernel: Kernel = fused_attention) -> Tensor:
     """Attention (P, heads, d) of patches to those of their own window; windows lie one after another and have these lengths."""
     windows: dict[int, list[int]] = defaultdict(list)
     start = 0
@@ -45,16 +50,16 @@ def attend_in_windows(query: Tensor, key: Tensor, value: Tensor, lengths: list[i
         windows[length].append(start)
         start += length
     if len(windows) == 1:
-        return _attend(query, key, value, lengths[0])
+        return _attend(query, key, value, lengths[0], kernel)
     mixed = torch.empty_like(query)
     for length, starts in windows.items():
         if length:
             members = (torch.tensor(starts)[:, None] + torch.arange(length)).flatten().to(query.device)
-            mixed[members] = _attend(query[members], key[members], value[members], length)
+            mixed[members] = _attend(query[members], key[members], value[members], length, kernel)
     return mixed
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, length: int, kernel: Kernel) -> Tensor:
     """Of windows that all have `length` patches."""
     q, k, v = (heads.reshape(-1, length, *heads.shape[1:]).transpose(1, 2) for heads in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+    return kernel(q, k, v, None).transpose(1, 2).flatten(0, 1)

@@ -95,11 +95,12 @@ class VisionRecipe(EncoderRecipe):
 class _Reader(nn.Module):
     """The encoder and the head that is thrown away."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, device: str) -> None:
         super().__init__()
         self.encoder = VisionEncoder(config.arguments())
-        # Short sequences: plain products and a softmax train 1.3 times as fast as the fused kernel on CPU.
-        self.encoder.tower.set_attn_implementation("eager")
+        if device == "cpu":
+            # Short sequences: plain products and a softmax train 1.2 times as fast as the fused kernel there.
+            self.encoder.tower.set_attn_implementation("eager")
         self.norm = nn.LayerNorm(config.out_hidden_size)
         self.head = nn.Linear(config.out_hidden_size, sum(map(len, ATTRIBUTES.values())) + 2)
 
@@ -118,7 +119,7 @@ class VisionStage:
 
     def __init__(self, recipe: VisionRecipe) -> None:
         self.recipe = recipe
-        self.module = _Reader(recipe.model)
+        self.module = _Reader(recipe.model, recipe.device)
         if recipe.start_from:
             _take_over(self.module.encoder, recipe.start_from)
         self._held_out: dict[str, Batch] | None = None
