@@ -12,12 +12,13 @@ from openlance.media import Clip
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_plans_of_the_embedded_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("folder", ["recipes/nano", "recipes/nano-cuda"])
+def test_plans_of_the_embedded_model(folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every recipe that is listed can be read, and its plan says what it will do without doing it."""
     monkeypatch.chdir(ROOT)
-    assert main(["train", "recipes/nano", "--plan"]) == 0
+    assert main(["train", folder, "--plan"]) == 0
     said = capsys.readouterr().out
-    for name in (ROOT / "recipes/nano/order.txt").read_text().split("\n")[1:]:
+    for name in (ROOT / folder / "order.txt").read_text().split("\n")[1:]:
         assert name in said
     assert "M tokens in all" in said
     assert "% of the samples" in said
