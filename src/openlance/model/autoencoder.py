@@ -136,6 +136,8 @@ def start_as_average(weight: Tensor) -> None:
 
     With a random start the 16x autoencoder collapsed to the background colour (17 dB); with this one it learns from the first step.
     """
+    if weight.is_meta:  # no values to start from: they will be read, and the loop below is a tenth of a second of a load
+        return
     outputs, inputs = weight.shape
     with torch.no_grad():
         weight.mul_(0.3)

@@ -7,13 +7,12 @@ when the first of its rows arrives. A file that does not fit is refused before a
 import dataclasses
 import difflib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from openlance.errors import CheckpointError
 from openlance.model.config import LanceConfig, published_config
@@ -23,36 +22,17 @@ from openlance.model.vision import VisionEncoder
 from openlance.sequence.template import Templates
 from openlance.sequence.tokenizer import Tokenizer
 from openlance.weights.checksums import check_weights
+from openlance.weights.deferred import DeferredVision
+from openlance.weights.empty import build_empty
 from openlance.weights.hub import HUB_NAME, CheckpointFiles, resolve
 from openlance.weights.names import IGNORED, Slot, autoencoder_slots, transformer_slots, vision_slots
 from openlance.weights.templates import fetched_templates
 from openlance.weights.tensorfile import TensorFile, open_tensors
 
-M = TypeVar("M", bound=nn.Module)
 
-
-class _Unallocated(TorchFunctionMode):
-    """Tensors made by `torch.empty`, as the weights of layers are, take no memory. Anything computed is real.
-
-    `torch.device("meta")` would also swallow buffers that are computed once and stored in no file, such as rotary frequencies.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.empty and kwargs.get("device") is None:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-def build_empty(build: Callable[[], M]) -> M:
-    """The module that `build` makes, with weights that take no memory yet and with real buffers."""
-    with _Unallocated():
-        return build()
-
-
-def build_model(config: LanceConfig) -> LanceModel:
-    """The whole model of a configuration; vision encoder and autoencoder only if it describes them."""
-    vision = VisionEncoder(config.vision) if config.vision else None
+def build_model(config: LanceConfig, encoder: type[VisionEncoder] = VisionEncoder) -> LanceModel:
+    """The whole model of a configuration; vision encoder (of the class `encoder`) and autoencoder only if it describes them."""
+    vision = encoder(config.vision) if config.vision else None
     autoencoder = build_autoencoder(config.autoencoder) if config.autoencoder else None
     return LanceModel(config, vision, autoencoder)
 
@@ -97,7 +77,7 @@ def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype = torch.bfloat
     or the file that cannot be read, or is not what was saved, and what to do about it.
     """
     config = read_config(files)
-    model = build_empty(lambda: build_model(config))
+    model = build_empty(lambda: build_model(config, DeferredVision))
     if files.layout == "own":
         load_tensors(model, open_tensors(files.weights), [Slot(name, name) for name in model.state_dict()], dtype=dtype, device=device)
         check_weights(files.folder)
@@ -145,13 +125,14 @@ def load_tensors(
     slots = list(slots)
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     _check(file, {slot.name: (slot.rows or 0, *shapes[slot.target][1:]) if slot.rows else shapes[slot.target] for slot in slots})
+    owners = dict(module.named_modules())
     filled: dict[str, Tensor] = {}
     broken: list[str] = []
     for slot in sorted(slots, key=lambda slot: (str(file.entries[slot.name].path), file.entries[slot.name].offset)):
         if slot.target not in filled:
             filled[slot.target] = torch.empty(shapes[slot.target], dtype=dtype, device=device)
             owner, _, leaf = slot.target.rpartition(".")
-            setattr(module.get_submodule(owner), leaf, nn.Parameter(filled[slot.target], requires_grad=False))
+            setattr(owners[owner], leaf, nn.Parameter(filled[slot.target], requires_grad=False))
         target = filled[slot.target]
         finite = True
         for row, piece in file.rows(slot.name):

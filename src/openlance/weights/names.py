@@ -5,8 +5,9 @@ Reading follows the table forwards, exporting follows it backwards.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from openlance.model.config import TransformerConfig
 
@@ -75,6 +76,49 @@ AUTOENCODER = (
     (r"\.residual\.conv_shortcut\.", r".shortcut."),
 )
 """Wan2.2 names out of those of diffusers, applied in order. {resnets}: the resampling layer comes after the block's residual layers."""
+
+
+VISION_DEFAULTS = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "intermediate_size": 3420,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 3584,
+}
+"""Sizes of the vision tower where its configuration names none, as the transformers library has them."""
+
+
+def vision_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the vision tower's tensors out of its configuration, in the order of the published file."""
+    size = {**VISION_DEFAULTS, **config}
+    width, hidden = size["hidden_size"], size["intermediate_size"]
+    merged = width * size["spatial_merge_size"] ** 2
+    block = {
+        "norm1.weight": (width,),
+        "norm2.weight": (width,),
+        "attn.qkv.weight": (3 * width, width),
+        "attn.qkv.bias": (3 * width,),
+        "attn.proj.weight": (width, width),
+        "attn.proj.bias": (width,),
+        "mlp.gate_proj.weight": (hidden, width),
+        "mlp.gate_proj.bias": (hidden,),
+        "mlp.up_proj.weight": (hidden, width),
+        "mlp.up_proj.bias": (hidden,),
+        "mlp.down_proj.weight": (width, hidden),
+        "mlp.down_proj.bias": (width,),
+    }
+    return {
+        "patch_embed.proj.weight": (width, size["in_channels"], size["temporal_patch_size"], size["patch_size"], size["patch_size"]),
+        **{f"blocks.{index}.{name}": shape for index in range(size["depth"]) for name, shape in block.items()},
+        "merger.ln_q.weight": (width,),
+        "merger.mlp.0.weight": (merged, merged),
+        "merger.mlp.0.bias": (merged,),
+        "merger.mlp.2.weight": (size["out_hidden_size"], merged),
+        "merger.mlp.2.bias": (size["out_hidden_size"],),
+    }
 
 
 def transformer_slots(config: TransformerConfig) -> list[Slot]:
