@@ -25,6 +25,11 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name.startswith(("video_", "."))}
 
 
+def die(store: JobStore) -> None:
+    """What is left of a process that was killed: no lock."""
+    store._life._lock.close()
+
+
 def test_a_job_lives_through_its_states(tmp_path):
     store = open_store(tmp_path)
     job = store.create("me", ASKED, b"input")
@@ -51,6 +56,7 @@ def test_a_crash_loses_nothing_and_leaves_nothing_half(tmp_path):
     assert store.next().id == running.id
     (tmp_path / ".0123.tmp").write_bytes(b"half")
     (tmp_path / "video_of-no-job.mp4").write_bytes(b"orphan")
+    die(store)
     again = open_store(tmp_path)
     assert [again.get(job.id, "me").status for job in (running, waiting)] == ["queued", "queued"]
     assert names(tmp_path) == {f"{running.id}.input"}
@@ -59,7 +65,9 @@ def test_a_crash_loses_nothing_and_leaves_nothing_half(tmp_path):
 def test_what_crashes_the_server_again_and_again_is_given_up(tmp_path):
     job = open_store(tmp_path).create("me", ASKED)
     for _ in range(MAX_ATTEMPTS):
-        assert open_store(tmp_path).next().id == job.id
+        store = open_store(tmp_path)
+        assert store.next().id == job.id
+        die(store)
     store = open_store(tmp_path)
     assert store.next() is None
     assert store.get(job.id, "me").error["code"] == "server_crashed"
@@ -110,6 +118,54 @@ def test_a_folder_that_cannot_be_used(tmp_path):
         open_store(tmp_path)
     with pytest.raises(StoreError, match="--data-dir"):
         open_store(tmp_path / "jobs.sqlite" / "below")
+
+
+def test_processes_share_a_folder(tmp_path):
+    """Each finds every job, none takes another's, and each may end what another is at."""
+    one, other = open_store(tmp_path), open_store(tmp_path)
+    first, second = one.create("me", ASKED, b"given"), other.create("me", ASKED)
+    assert [job.id for job in other.listed("me", newest_first=False)] == [first.id, second.id]
+    assert other.path(first.id, "input").read_bytes() == b"given"
+    assert (one.next().id, other.next().id, one.next()) == (first.id, second.id, None)
+    one.report(first.id, 40)
+    assert one.publish([first.id]) == []
+    assert other.get(first.id, "me").progress == 40
+    other.requeue(first.id)
+    other.sweep()
+    third = open_store(tmp_path)
+    assert {third.get(job.id, "me").status for job in (first, second)} == {"in_progress"}
+    other.fail(first.id, "cancelled", "the job was cancelled")
+    assert one.publish([first.id]) == [first.id]
+    one.complete(first.id, {"mp4": b"film"})
+    assert third.get(first.id, "me").status == "failed"
+    one.delete(second.id)
+    assert other.publish([second.id]) == [second.id]
+
+
+def test_a_living_process_takes_over_from_a_dead_one(tmp_path):
+    dead, living = open_store(tmp_path), open_store(tmp_path)
+    job, own = dead.create("me", ASKED), dead.create("me", ASKED)
+    assert (dead.next().id, living.next().id, living.next()) == (job.id, own.id, None)
+    living.sweep()
+    assert living.next() is None
+    die(dead)
+    living.sweep()
+    assert (living.next().id, living.get(job.id, "me").attempts) == (job.id, 2)
+    assert living.get(own.id, "me").attempts == 1
+    living.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"jobs.sqlite"}
+
+
+def test_a_table_of_an_earlier_server(tmp_path):
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as table:
+        table.execute("PRAGMA journal_mode=WAL")
+        table.execute(
+            "CREATE TABLE jobs (id TEXT PRIMARY KEY, owner TEXT NOT NULL, created REAL NOT NULL, status TEXT NOT NULL, "
+            "attempts INTEGER NOT NULL, finished REAL, bytes INTEGER NOT NULL, request TEXT NOT NULL, error TEXT)"
+        )
+        table.execute("INSERT INTO jobs VALUES ('video_1', 'me', 1.0, 'in_progress', 1, NULL, 0, '{}', NULL)")
+    table.close()
+    assert open_store(tmp_path).next().id == "video_1"
 
 
 def wait_for(http, job_id: str, seconds: float = 30.0) -> dict:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("openlance.serve")
 SWEEP_SECONDS = 30.0
+POLL_SECONDS = 1.0
+"""How soon a job that came in at another process is noticed, and another process sees how far one is here."""
 RETRY_SECONDS = 0.5
 SHEET_FRAMES = 8
 JOB_DEADLINE = 3600.0
@@ -38,7 +40,10 @@ class JobRunner:
         self._running: dict[str, Handle] = {}
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(self.at_once)] + [asyncio.create_task(self._sweep())]
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self.at_once)] + [
+            asyncio.create_task(self._sweep()),
+            asyncio.create_task(self._publish()),
+        ]
 
     def nudge(self) -> None:
         """There is a new job."""
@@ -68,7 +73,7 @@ class JobRunner:
             if job is None:
                 self._more.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._more.wait(), SWEEP_SECONDS)
+                    await asyncio.wait_for(self._more.wait(), POLL_SECONDS)
                 continue
             await self._run(job)
 
@@ -124,6 +129,14 @@ class JobRunner:
 
     def _report(self, job: Job, progress: "Progress") -> None:
         self.store.report(job.id, min(99, 100 * progress.step // progress.total))
+
+    async def _publish(self) -> None:
+        """Other processes see how far jobs are, and may end them."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            for job_id in await asyncio.to_thread(self.store.publish, list(self._running)):
+                if handle := self._running.get(job_id):
+                    handle.cancel()
 
     async def _sweep(self) -> None:
         while True:
