@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from openlance.apps.requests_file import Job
+from openlance.media.encode import encode
 from openlance.media.read import read_media
 from openlance.sequence.tasks import find_task
 
@@ -17,6 +19,52 @@ if TYPE_CHECKING:
     from openlance.pipeline import Lance
 
 OnStep = Callable[[Job, Any], None]
+
+
+@dataclass(frozen=True)
+class Suffixes:
+    """The formats that media are written in, with their dots."""
+
+    image: str = ".png"
+    video: str = ".mp4"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a job, ready to be written: the bytes of a file and its suffix, or text, or an error."""
+
+    id: str
+    task: str
+    file: bytes | None = None
+    suffix: str = ""
+    text: str | None = None
+    seconds: float = 0.0
+    error: str | None = None
+    notices: tuple[str, ...] = ()
+
+
+def finish_jobs(lance: Lance, jobs: Iterable[Job], batch_size: int, suffixes: Suffixes) -> Iterator[Finished]:
+    """`run_jobs`, its media encoded."""
+    for job, result in run_jobs(lance, jobs, batch_size):
+        yield _finished(job, result, suffixes)
+
+
+def failed(job: Job, error: Exception) -> Finished:
+    """A job that came to nothing."""
+    return Finished(job.id, job.task, error=str(error) or type(error).__name__)
+
+
+def _finished(job: Job, result: Result | Exception, suffixes: Suffixes) -> Finished:
+    if isinstance(result, Exception):
+        return failed(job, result)
+    seconds, notices = round(result.seconds, 3), tuple(result.notices)
+    if result.clip is None:
+        return Finished(job.id, job.task, text=result.text, seconds=seconds, notices=notices)
+    suffix = suffixes.image if result.clip.is_image else suffixes.video
+    try:
+        return Finished(job.id, job.task, encode(result.clip, suffix), suffix, seconds=seconds, notices=notices)
+    except Exception as error:  # a size that the format cannot hold is the request's own affair
+        return failed(job, error)
 
 
 def run_jobs(lance: Lance, jobs: Iterable[Job], batch_size: int, on_step: OnStep | None = None) -> Iterator[tuple[Job, Result | Exception]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,13 +66,25 @@ def write_clip(clip: Clip, path: Path) -> Path:
     """Write a clip to `path`, making its folder. Raises OutputFailed; nothing half-written is left."""
     from openlance.media.write import write_media
 
+    return _written(lambda: write_media(clip, path), path)
+
+
+def write_file(data: bytes, path: Path) -> Path:
+    """Write an encoded medium, as `write_clip`."""
+    from openlance.media.write import write_bytes
+
+    return _written(lambda: write_bytes(data, path), path)
+
+
+def _written(write: Callable[[], object], path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_media(clip, path)
+        write()
     except MediaError as error:
         raise OutputFailed(str(error)) from error
     except OSError as error:
         raise OutputFailed(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+    return path
 
 
 def suffix_of(video: bool, format: str | None) -> str:

@@ -1,6 +1,7 @@
-"""A file of requests: lines of our own format, or one of the two JSON formats of the released model's batch inference.
+"""A file of requests: lines or parquet rows of our own format, or one of the two JSON formats of the released model's batch inference.
 
-ours       {"id": ..., "task": ..., "prompt": ..., "images": [...], "videos": [...], "seed": ..., any sampling parameter}, a line a request
+ours       {"id": ..., "task": ..., "prompt": ..., "images": [...], "videos": [...], "seed": ..., any sampling parameter}, a line a request;
+           or parquet with such columns, a row a request, null where a request does not have one
 prompts    {"NAME": "prompt", ...}
 interleave {"NAME": {"interleave_array": [...], "element_dtype_array": ["text", "image", ...], "istarget_in_interleave": [0, ...]}, ...}
 """
@@ -9,16 +10,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openlance.apps.output import LONGEST_NAME, slug
 from openlance.apps.parameters import EVERYTHING
-from openlance.errors import RequestError
+from openlance.errors import MissingExtra, RequestError
 from openlance.sequence.tasks import find_task
 
+T = TypeVar("T")
 PARAMETERS = {parameter.name: parameter for parameter in EVERYTHING}
 KEYS = ("id", "task", "prompt", "images", "videos", *PARAMETERS)
 INTERLEAVED = frozenset({"interleave_array", "element_dtype_array", "istarget_in_interleave"})
@@ -32,7 +34,8 @@ class Job:
     id: str
     task: str = ""
     prompt: str = ""
-    media: tuple[Path, ...] = ()
+    media: tuple[Path | bytes, ...] = ()
+    """Paths, or the content of files that were read already."""
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
@@ -40,17 +43,41 @@ class Job:
 def read_jobs(path: Path, task: str | None = None) -> list[Job]:
     """All requests of a file, in order; `task` for those that name none. Lines that are wrong are jobs with an error.
 
-    Raises RequestError if the file cannot be read, is empty, or is JSON of another form.
+    Raises RequestError if the file cannot be read, is empty, or is JSON of another form, MissingExtra for parquet without pyarrow.
     """
+    jobs = list(_from_parquet(path, task) if path.suffix.lower() == ".parquet" else _from_text(path, task))
+    if not jobs:
+        raise RequestError(f"{path} holds no requests: write one JSON object a line, e.g. {{'task': 't2i', 'prompt': 'a cat'}}")
+    return jobs
+
+
+def _from_text(path: Path, task: str | None) -> Iterator[Job]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path} ({error}): give a file of JSON lines in UTF-8") from error
     named = _named_requests(text, path.suffix.lower() == ".json")
-    jobs = list(_from_names(named, path, task) if named is not None else _from_lines(text, path, task))
-    if not jobs:
-        raise RequestError(f"{path} holds no requests: write one JSON object a line, e.g. {{'task': 't2i', 'prompt': 'a cat'}}")
-    return jobs
+    if named is not None:
+        return _from_names(named, path, task)
+    lines = ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    return _from_rows(lines, _object, "line", path, task)
+
+
+def _from_parquet(path: Path, task: str | None) -> Iterator[Job]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "train") from error
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RequestError(f"cannot read {path} ({error}): give parquet with a column a key of a request") from error
+    return _from_rows(enumerate(rows, 1), _given, "row", path, task)
+
+
+def _given(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def _named_requests(text: str, surely: bool) -> dict[str, Any] | None:
@@ -66,21 +93,22 @@ def _named_requests(text: str, surely: bool) -> dict[str, Any] | None:
     return values if foreign and not ours else None
 
 
-def _from_lines(text: str, path: Path, task: str | None) -> Iterator[Job]:
+def _from_rows(
+    rows: Iterable[tuple[int, T]], read: Callable[[T], dict[str, Any]], word: str, path: Path, task: str | None
+) -> Iterator[Job]:
+    """Jobs of numbered rows in our own format. `read` makes a row an object or raises RequestError; `word`: what a row is called."""
     seen: set[str] = set()
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, row in rows:
         name = f"{number:06d}"
         try:
-            values = _object(line)
+            values = read(row)
             if str(values.get("id", name)) in seen:
-                raise RequestError(f"the id '{values.get('id', name)}' is used by an earlier line: ids must be unique")
+                raise RequestError(f"the id '{values.get('id', name)}' is used by an earlier {word}: ids must be unique")
             name = str(values.get("id", name))
             seen.add(name)
             yield _job(name, values, path.parent, task)
         except RequestError as error:
-            yield Job(name, error=f"{path.name}, line {number}: {error}")
+            yield Job(name, error=f"{path.name}, {word} {number}: {error}")
 
 
 def _object(line: str) -> dict[str, Any]:
