@@ -110,7 +110,7 @@ def test_the_merged_model_computes_what_the_adapted_one_does(experts: tuple[str,
     from peft.tuners.lora import LoraLayer
 
     model, merged = adapted(experts), tiny_model()
-    merged.load_state_dict(merged_tensors(model, LORA, torch.float32))
+    merged.load_state_dict(merged_tensors(model.state_dict(), LORA, torch.float32))
     for expert in BOTH:
         assert torch.allclose(stream(model, expert), stream(merged, expert), atol=1e-5)
         assert torch.allclose(stream(tiny_model(), expert), stream(merged, expert), atol=1e-3) == (expert not in experts)
@@ -141,7 +141,7 @@ def test_peft_reads_the_exported_adapter(tmp_path: Path) -> None:
     from peft import PeftModel
 
     model = adapted()
-    write_adapter(model, LORA, BOTH, tmp_path)
+    write_adapter(model.state_dict(), LORA, BOTH, tmp_path)
     read = PeftModel.from_pretrained(tiny_model(), str(tmp_path)).base_model.model
     assert all(torch.equal(stream(model, expert), stream(read, expert)) for expert in BOTH)
 
@@ -195,7 +195,7 @@ def broken_adapter(folder: Path, change: dict[str, Tensor | None] | None = None,
     """An adapter with some tensors replaced, added or (None) taken out."""
     from safetensors.torch import load_file
 
-    write_adapter(adapted(), LORA, BOTH, folder)
+    write_adapter(adapted().state_dict(), LORA, BOTH, folder)
     tensors = {**load_file(folder / ADAPTER_WEIGHTS), **(change or {})}
     write_tensors(folder / ADAPTER_WEIGHTS, {name: tensor for name, tensor in tensors.items() if tensor is not None})
     config = json.loads((folder / ADAPTER_CONFIG).read_text())

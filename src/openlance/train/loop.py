@@ -11,9 +11,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from openlance.data.batch import TrainingBatch
 from openlance.data.loader import Loader, task_counts
@@ -25,12 +26,17 @@ from openlance.train.checkpoint import Checkpoints
 from openlance.train.compiled import compile_layers
 from openlance.train.lora import attach, merged_tensors, write_adapter
 from openlance.train.losses import LossSums, Objective, compute_loss, draw_path
+from openlance.train.losses import Path as NoisePath
 from openlance.train.metrics import Meter
 from openlance.train.optim import Optimizer
 from openlance.train.parallel import Ranks, joined
 from openlance.train.prepare import build_loader, build_model, freeze
 from openlance.train.recipe import TrainRecipe, read_recipe
+from openlance.train.recompute import recompute_layers
 from openlance.weights.save import save_pretrained
+
+if TYPE_CHECKING:
+    from openlance.train.shard import Shards
 
 
 @dataclass
@@ -46,6 +52,8 @@ class Run:
     step: int = 0
     skipped: int = 0
     ranks: Ranks = field(default_factory=Ranks)
+    shards: Shards | None = None
+    """How the model is split among the ranks, None where each holds it whole."""
 
 
 def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
@@ -55,15 +63,25 @@ def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
     freeze(model, recipe.model.train)
     if recipe.model.lora is not None:
         attach(model, recipe.model.lora, recipe.model.train, recipe.seed)
-    model.to(ranks.device)
-    optimizer = Optimizer(model, recipe.optim, recipe.steps)
-    if recipe.precision == "bfloat16":
+    shards = _split(model, recipe, ranks) if recipe.parallel.shard else None
+    if shards is None:
+        model.to(ranks.device)
+    optimizer = Optimizer(model, recipe.optim, recipe.steps, shards)
+    if recipe.precision == "bfloat16" and shards is None:
         # Weights only: buffers such as rotary frequencies stay exact.
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
     loader = build_loader(recipe, model.config, binder, encoders, ranks)
     objective = Objective(recipe.losses, len(binder.tokenizer), recipe.plain_attention)
-    return Run(recipe, model, binder, loader, optimizer, objective, ranks=ranks)
+    return Run(recipe, model, binder, loader, optimizer, objective, ranks=ranks, shards=shards)
+
+
+def _split(model: LanceModel, recipe: TrainRecipe, ranks: Ranks) -> Shards:
+    from openlance.train.shard import Shards, shard_model
+
+    shards = Shards(ranks, recipe.parallel.replicas)
+    shard_model(model, recipe.precision, ranks, shards)
+    return shards
 
 
 def train(recipe: TrainRecipe) -> dict[str, Any]:
@@ -71,7 +89,7 @@ def train(recipe: TrainRecipe) -> dict[str, Any]:
 
     A run that has ended is only exported again. Under torchrun all its processes take part.
     """
-    with joined(recipe.device) as ranks:
+    with joined(recipe.device, recipe.parallel.shard) as ranks:
         return _train(recipe, ranks)
 
 
@@ -80,7 +98,7 @@ def _train(recipe: TrainRecipe, ranks: Ranks) -> dict[str, Any]:
         recipe.output.mkdir(parents=True, exist_ok=True)
         (recipe.output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
     run = start(recipe, ranks)
-    checkpoints = Checkpoints(recipe.output / "checkpoints", recipe.keep)
+    checkpoints = Checkpoints(recipe.output / "checkpoints", recipe.keep, run.shards)
     meter = Meter(recipe.output / "metrics.jsonl")
     state = checkpoints.load()
     if state is not None:
@@ -89,6 +107,8 @@ def _train(recipe: TrainRecipe, ranks: Ranks) -> dict[str, Any]:
     _agree(run)
     if recipe.compile:
         compile_layers(run.model)
+    if recipe.parallel.activation_checkpointing:
+        recompute_layers(run.model)
     report: dict[str, Any] = {}
     saved = time.monotonic()
     while run.step < recipe.steps:
@@ -99,12 +119,13 @@ def _train(recipe: TrainRecipe, ranks: Ranks) -> dict[str, Any]:
         if ranks.first(last or time.monotonic() - saved > 60 * recipe.save_minutes):
             run.loader.refresh()
             _agree(run)
-            if ranks.leads:
+            if ranks.leads or run.shards is not None:
                 checkpoints.save(run.step, _state(run, meter))
             ranks.wait()
             saved = time.monotonic()
         if not last and recipe.export_every and run.step % recipe.export_every == 0:
             _export_once(run)
+    checkpoints.wait()
     _export_once(run)
     return report
 
@@ -116,7 +137,8 @@ def _agree(run: Run) -> None:
     step = run.ranks.first(run.step)
     if step != run.step:
         raise LanceError(f"rank {run.ranks.rank} is at step {run.step}, rank 0 at {step}: all processes must see the same checkpoints")
-    run.ranks.check_same(f"at step {step}", run.optimizer.masters)
+    if run.shards is None:
+        run.ranks.check_same(f"at step {step}", run.optimizer.masters)
     # Sources may grow between the looks of two ranks; what rank 0 saw holds.
     data = run.ranks.first(run.loader.state())
     if data != run.loader.state():
@@ -124,7 +146,7 @@ def _agree(run: Run) -> None:
 
 
 def _export_once(run: Run) -> None:
-    if run.ranks.leads:
+    if run.ranks.leads or run.shards is not None:
         export(run)
     run.ranks.wait()
 
@@ -136,7 +158,8 @@ def _one_step(run: Run, meter: Meter) -> None:
     waited = time.monotonic() - began
     sums = LossSums()
     loss = accumulate(run, batches, sums)
-    run.ranks.sum_gradients(run.optimizer.weights)
+    if run.shards is None:
+        run.ranks.sum_gradients(run.optimizer.weights)
     # Known to all ranks, so that all take the step or none does.
     norm = run.ranks.first(run.optimizer.gradient_norm())
     parts = run.ranks.gather((loss, sum(batch.num_tokens for batch in batches), task_counts(batches), sums))
@@ -154,21 +177,39 @@ def _one_step(run: Run, meter: Meter) -> None:
 
 def accumulate(run: Run, batches: list[TrainingBatch], sums: LossSums) -> float:
     """Gradients of this rank's share of a step's loss; returns that share. The means run over the batches of all ranks."""
-    totals = _total(run.ranks.gather(_total([batch.counts for batch in batches])))
+    shares = run.ranks.gather((_total([batch.counts for batch in batches]), len(batches)))
+    totals = _total([counts for counts, _ in shares])
+    # The weights of a split model are put together by all ranks, so each makes as many passes as the one with the most batches.
+    passes = len(batches) if run.shards is None else max(number for _, number in shares)
     losses = []
-    for index, batch in enumerate(batches):
-        # Seeded by the batch's place in the step: its noise is the same whichever rank computes it.
-        place = run.loader.place(index)
-        generator = torch.Generator(run.model.device).manual_seed((run.recipe.seed * 1_000_003 + run.step) * 4099 + place)
-        batch = batch.to(run.model.device)
-        path = draw_path(batch, run.recipe.path, generator)
-        part = compute_loss(run.model, batch, path, run.objective, totals, sums)
+    for index in range(passes):
+        given = _noised(run, batches[index], index) if index < len(batches) else None
+        part = _loss(run, given, index == passes - 1, totals, sums)
         if part.requires_grad:
             # Questions alone teach nothing when only the generation expert learns.
             part.backward()  # type: ignore[no-untyped-call]
         losses.append(part.detach())
     sums.settle()
     return sum(float(loss) for loss in losses)
+
+
+def _noised(run: Run, batch: TrainingBatch, index: int) -> tuple[TrainingBatch, NoisePath]:
+    """The `index`-th batch of this rank in a step, on its device, and the noise of its targets."""
+    # Seeded by the batch's place in the step: its noise is the same whichever rank computes it.
+    generator = torch.Generator(run.model.device).manual_seed((run.recipe.seed * 1_000_003 + run.step) * 4099 + run.loader.place(index))
+    batch = batch.to(run.model.device)
+    return batch, draw_path(batch, run.recipe.path, generator)
+
+
+def _loss(run: Run, given: tuple[TrainingBatch, NoisePath] | None, last: bool, totals: Counter[str], sums: LossSums) -> Tensor:
+    """The share of the step's loss that one pass brings: of a batch, or, where a split model waits for other ranks, of none."""
+    if run.shards is None:
+        assert given is not None
+        return compute_loss(run.model, *given, run.objective, totals, sums)
+    from openlance.train.shard import begin_pass, shared_loss
+
+    begin_pass(run.model, last, run.recipe.parallel)
+    return shared_loss(run.model, given, run.objective, totals, sums)
 
 
 def _total(counts: list[Counter[str]]) -> Counter[str]:
@@ -207,18 +248,29 @@ def _restore(run: Run, state: dict[str, Any]) -> None:
 
 
 def export(run: Run) -> Path:
-    """Write the averaged model to `output/model`, its adapter if it has one to `output/adapter`, and call the hooks."""
-    folder, lora = run.recipe.output / "model", run.recipe.model.lora
+    """Write the averaged model to `output/model`, its adapter if it has one to `output/adapter`, and call the hooks: rank 0 alone does,
+    but of a split model all ranks bring their rows."""
+    folder = run.recipe.output / "model"
     with run.optimizer.averaged():
-        tensors = None
-        if lora is not None:
-            write_adapter(run.model, lora, run.recipe.model.train, run.recipe.output / "adapter")
-            tensors = merged_tensors(run.model, lora, torch.bfloat16)
-        save_pretrained(run.model, run.binder, folder, dtype=torch.bfloat16, overwrite=True, tensors=tensors)
-    for hook in run.recipe.hooks:
+        state: dict[str, Tensor] = run.model.state_dict()
+        if run.shards is not None:
+            from openlance.train.shard import whole
+
+            state = whole(state, run.ranks, getattr(torch, run.recipe.precision))
+        if run.ranks.leads:
+            _write(run, state, folder)
+    for hook in run.recipe.hooks if run.ranks.leads else ():
         module, _, function = hook.partition(":")
         getattr(importlib.import_module(module), function)(folder, run.step)
     return folder
+
+
+def _write(run: Run, state: dict[str, Tensor], folder: Path) -> None:
+    lora = run.recipe.model.lora
+    if lora is not None:
+        write_adapter(state, lora, run.recipe.model.train, run.recipe.output / "adapter")
+        state = merged_tensors(state, lora, torch.bfloat16)
+    save_pretrained(run.model, run.binder, folder, dtype=torch.bfloat16, overwrite=True, tensors=state)
 
 
 def main(arguments: list[str]) -> None:

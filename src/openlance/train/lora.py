@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,27 +61,27 @@ def attach(model: LanceModel, recipe: LoraRecipe, experts: tuple[str, ...], seed
         parameter.requires_grad_(is_adapter(name))
 
 
-def write_adapter(model: LanceModel, recipe: LoraRecipe, experts: tuple[str, ...], folder: Path) -> None:
-    """Write the model's adapters to `folder` in the layout of peft, complete or not at all; an earlier one is replaced.
+def write_adapter(state: Mapping[str, Tensor], recipe: LoraRecipe, experts: tuple[str, ...], folder: Path) -> None:
+    """Write the adapters among a model's weights by name to `folder` in the layout of peft, whole or not at all; an earlier one goes.
 
     Raises CheckpointError if the folder cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    for name, change in _changes(model):
+    for name, change in _changes(state).items():
         tensors |= {PREFIX + name + DOWN: change.down, PREFIX + name + UP: change.up}
     with whole_folder(folder, overwrite=True) as temporary:
         _config(recipe, experts).save_pretrained(str(temporary))
         write_tensors(temporary / ADAPTER_WEIGHTS, tensors)
 
 
-def merged_tensors(model: LanceModel, recipe: LoraRecipe, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state of a model without adapters that computes the same, changed weights in `dtype`. `model` stays as it is.
+def merged_tensors(state: Mapping[str, Tensor], recipe: LoraRecipe, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state of a model without adapters that computes the same as one with `state`, changed weights in `dtype`.
 
     Merging in place and back would leave rounding in the frozen weights, and a run that exports would differ from one that does not.
     """
-    changes = dict(_changes(model))
+    changes = _changes(state)
     merged: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         if is_adapter(name):
             continue
         plain = name.replace(".base_layer.", ".")
@@ -91,12 +91,11 @@ def merged_tensors(model: LanceModel, recipe: LoraRecipe, dtype: torch.dtype) ->
     return merged
 
 
-def _changes(model: LanceModel) -> Iterator[tuple[str, LowRank]]:
+def _changes(state: Mapping[str, Tensor]) -> dict[str, LowRank]:
     """Adapters by the name of their layer."""
-    for name, module in model.named_modules():
-        if hasattr(module, "lora_A"):
-            factors: Any = module
-            yield name, LowRank(factors.lora_A[ADAPTER].weight.detach(), factors.lora_B[ADAPTER].weight.detach())
+    down, up = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
+    layers = [name.removesuffix(down) for name in state if name.endswith(down)]
+    return {layer: LowRank(state[layer + down].detach(), state[layer + up].detach()) for layer in layers}
 
 
 def _config(recipe: LoraRecipe, experts: tuple[str, ...]) -> Any:

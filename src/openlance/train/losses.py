@@ -13,6 +13,7 @@ from openlance.data.batch import Rows, TrainingBatch
 from openlance.flow.path import interpolate, shift_time, velocity_target
 from openlance.model.attention import RowGroup
 from openlance.model.lance import LanceModel, RaggedBatch
+from openlance.model.mot import Hidden
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,22 @@ def compute_loss(
     model: LanceModel, batch: TrainingBatch, path: Path, objective: Objective, totals: Counter[str], sums: LossSums
 ) -> Tensor:
     """The share of a step's loss that this batch brings, its means taken over `totals` (counts of all batches of the step)."""
-    hidden = model(ragged(model, batch, path, objective.plain_attention))
+    return loss_of(model, model(ragged(model, batch, path, objective.plain_attention)), batch, path, objective, totals, sums)
+
+
+def loss_of(
+    model: LanceModel, hidden: Hidden, batch: TrainingBatch, path: Path, objective: Objective, totals: Counter[str], sums: LossSums
+) -> Tensor:
+    """`compute_loss` from the hidden states of the batch."""
     weights = objective.weights
     loss = torch.zeros((), device=model.device)
     if batch.answer.numel():
+        assert hidden.understanding is not None
         ce = answer_losses(model, batch, hidden.understanding, objective.vocabulary)
         loss = loss + weights.ce * ce.sum() / totals["answer"]
         sums.add(sums.ce, sums.answers, ce, batch.sample_of_answer, batch.tasks)
     if batch.num_targets:
+        assert hidden.generation is not None
         error, weight = target_losses(model, batch, path, hidden.generation, weights.data_cap)
         loss = loss + weights.mse * (error * weight).sum() / totals["target"]
         cells = batch.target[batch.target > 0]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ from openlance.errors import CheckpointError, LanceError
 from openlance.model.lance import LanceModel
 from openlance.train.lora import is_adapter
 from openlance.train.muon import orthogonalise_all
+from openlance.train.parallel import local
+
+if TYPE_CHECKING:
+    from openlance.train.shard import Shards
 
 
 @dataclass(frozen=True)
@@ -63,41 +67,51 @@ class OptimRecipe:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A master that Muon updates: each block of rows is a matrix of its own (the fused products hold several)."""
+    """A master that Muon updates: each block of rows is a matrix of its own (the fused products hold several).
+
+    Of a split model `master` and `momentum` are this process's rows of a weight of `shape`.
+    """
 
     master: Tensor
     momentum: Tensor
     rows: list[int]
+    shape: torch.Size
+
+
+def moved_by_muon(name: str, ndim: int) -> bool:
+    """Whether Muon moves a weight of this name, if it is the optimiser: the matrices of layers, adapters left out."""
+    return ndim == 2 and name.startswith("transformer.layers.") and not is_adapter(name)
 
 
 class Optimizer:
     """Owns the float32 masters of a model's trainable weights, their optimiser state and their running average.
 
-    Weights that are float32 are their own masters.
+    Weights that are float32 are their own masters. Of a split model (`shards`) all of it is this process's rows.
     """
 
-    def __init__(self, model: LanceModel, recipe: OptimRecipe, steps: int) -> None:
-        self.recipe, self.steps = recipe, steps
+    def __init__(self, model: LanceModel, recipe: OptimRecipe, steps: int, shards: Shards | None = None) -> None:
+        self.recipe, self.steps, self.shards = recipe, steps, shards
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not named:
             raise LanceError("no weight is trainable: unfreeze an expert")
         self.names = list(named)
         self.weights: list[nn.Parameter] = list(named.values())
-        self.masters = [p.data if p.dtype == torch.float32 else p.data.float() for p in self.weights]
+        self.masters = [value if value.dtype == torch.float32 else value.float() for value in self._values()]
         self.averages = [m.clone() for m in self.masters] if recipe.ema else []
         self._matrices: list[tuple[int, _Matrix]] = []
         if recipe.kind == "muon":
             self._matrices = [
-                (i, _Matrix(m, torch.zeros_like(m), _blocks(model, name)))
+                (i, _Matrix(m, torch.zeros_like(m), _blocks(model, name), named[name].shape))
                 for i, (name, m) in enumerate(zip(self.names, self.masters, strict=True))
-                if m.ndim == 2 and name.startswith("transformer.layers.") and not is_adapter(name)
+                if moved_by_muon(name, m.ndim)
             ]
         taken = {i for i, _ in self._matrices}
         self._rest = [i for i in range(len(self.names)) if i not in taken]
         embedding = [i for i in self._rest if self.names[i] == "embedding.weight"]
         others = [i for i in self._rest if i not in embedding]
+        self._groups = (others, embedding)
         self._rates = [recipe.learning_rate, recipe.embedding_learning_rate or recipe.learning_rate]
-        groups = [{"params": [self.masters[i] for i in part]} for part in (others, embedding)]
+        groups = [{"params": [self.masters[i] for i in part]} for part in self._groups]
         self.adamw = torch.optim.AdamW(groups, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True)
 
     @torch.no_grad()
@@ -106,11 +120,13 @@ class Optimizer:
         recipe = self.recipe
         factor = recipe.factor(step, self.steps)
         scale = min(1.0, recipe.clip / (norm + 1e-6)) if recipe.clip else 1.0
-        gradients = [torch.zeros_like(m) if w.grad is None else w.grad.float() for w, m in zip(self.weights, self.masters, strict=True)]
+        gradients = []
+        for weight, master in zip(self.weights, self.masters, strict=True):
+            gradients.append(torch.zeros_like(master) if weight.grad is None else local(weight.grad).float())
+            weight.grad = None
         if scale < 1:
             torch._foreach_mul_(gradients, scale)
-        self.zero_grad()
-        _muon([matrix for _, matrix in self._matrices], [gradients[i] for i, _ in self._matrices], recipe, factor)
+        _muon([matrix for _, matrix in self._matrices], [gradients[i] for i, _ in self._matrices], recipe, factor, self.shards)
         for group, rate in zip(self.adamw.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         for i in self._rest:
@@ -122,8 +138,9 @@ class Optimizer:
         self._publish(self.masters)
 
     def gradient_norm(self) -> float:
-        """Total norm of the gradients that wait for the next step."""
-        return float(torch.nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None]))
+        """Total norm of the gradients that wait for the next step. Of a split model all ranks must ask for it."""
+        gradients = [local(w.grad) for w in self.weights if w.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if self.shards is None else self.shards.norm(gradients)
 
     def zero_grad(self) -> None:
         for weight in self.weights:
@@ -134,9 +151,13 @@ class Optimizer:
             keep = min(self.recipe.ema, (step + 1) / (step + 10)) ** self.recipe.ema_every
             torch._foreach_lerp_(self.averages, self.masters, 1 - keep)
 
+    def _values(self) -> list[Tensor]:
+        """What the model keeps of its weights, sharing their memory."""
+        return [local(weight) for weight in self.weights]
+
     def _publish(self, values: list[Tensor]) -> None:
         """Give the model's weights these values."""
-        changed = [(w.data, v) for w, v in zip(self.weights, values, strict=True) if w.data.data_ptr() != v.data_ptr()]
+        changed = [(w, v) for w, v in zip(self._values(), values, strict=True) if w.data_ptr() != v.data_ptr()]
         if changed:
             torch._foreach_copy_([w for w, _ in changed], [v for _, v in changed])
 
@@ -147,25 +168,41 @@ class Optimizer:
             yield
             return
         with torch.no_grad():
-            kept = [w.data.clone() for w in self.weights]
+            kept = [value.clone() for value in self._values()]
             self._publish(self.averages)
             try:
                 yield
             finally:
-                torch._foreach_copy_([w.data for w in self.weights], kept)
+                torch._foreach_copy_(self._values(), kept)
 
     def state(self) -> dict[str, Any]:
-        return {
+        """All that a run needs to go on: shared memory of one process, copies of the rows of a split model."""
+        adamw = self.adamw.state_dict()
+        state: dict[str, Any] = {
             "names": self.names,
             "masters": self.masters,
             "averages": self.averages,
             "momenta": [matrix.momentum for _, matrix in self._matrices],
-            "adamw": self.adamw.state_dict(),
+            "adamw": adamw,
         }
+        if self.shards is None:
+            return state
+        shapes = [weight.shape for weight in self.weights]
+        copied = self.shards.copied
+        for key, of in (("masters", shapes), ("averages", shapes), ("momenta", [matrix.shape for _, matrix in self._matrices])):
+            state[key] = list(map(copied, state[key], of))
+        # AdamW numbers its weights by the order of its groups.
+        order = [index for group in self._groups for index in group]
+        adamw["state"] = {
+            number: {key: copied(value, shapes[order[number]]) if value.ndim else value.cpu() for key, value in entry.items()}
+            for number, entry in adamw["state"].items()
+        }
+        return state
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
-        """Raises CheckpointError if the state belongs to other weights or another kind of optimiser."""
+        """Go on from a state, of which a split model gets its rows. Raises CheckpointError if it belongs to other weights or another kind
+        of optimiser."""
         shapes = [m.shape for m in self.masters]
         fits = state["names"] == self.names and [m.shape for m in state["masters"]] == shapes
         if not fits or len(state["momenta"]) != len(self._matrices) or len(state["averages"]) != len(self.averages):
@@ -192,17 +229,30 @@ def _blocks(model: LanceModel, name: str) -> list[int]:
     return [model.get_parameter(name).shape[0]]
 
 
-def _muon(matrices: list[_Matrix], gradients: list[Tensor], recipe: OptimRecipe, factor: float) -> None:
+def _muon(matrices: list[_Matrix], gradients: list[Tensor], recipe: OptimRecipe, factor: float, shards: Shards | None) -> None:
     """Momentum, then each block's nearest orthogonal matrix; tall blocks step further so that outputs change alike."""
     rate = recipe.matrix_learning_rate * factor
-    targets: list[Tensor] = []
-    blocks: list[Tensor] = []
+    updates: list[Tensor] = []
     for matrix, gradient in zip(matrices, gradients, strict=True):
         matrix.momentum.lerp_(gradient, 1 - recipe.momentum)
-        update = gradient.lerp_(matrix.momentum, recipe.momentum)
+        updates.append(gradient.lerp_(matrix.momentum, recipe.momentum))
         if recipe.weight_decay:
             matrix.master.mul_(1 - rate * recipe.weight_decay)
-        targets += torch.split(matrix.master, matrix.rows)
-        blocks += torch.split(update, matrix.rows)
-    for target, update in zip(targets, orthogonalise_all(blocks), strict=True):
-        target.add_(update, alpha=-rate * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)
+    masters, rows = [matrix.master for matrix in matrices], [matrix.rows for matrix in matrices]
+    if shards is None or not matrices:
+        _turn(masters, updates, rows, rate)
+        return
+    # Rows alone have no nearest orthogonal matrix: every rank gets some of the matrices whole.
+    shapes = [matrix.shape for matrix in matrices]
+    own = shards.assemble(updates, shapes)
+    changes = {i: torch.zeros_like(update) for i, update in own.items()}
+    _turn(list(changes.values()), list(own.values()), [rows[i] for i in own], rate)
+    torch._foreach_add_(masters, shards.disperse(changes, shapes))
+
+
+def _turn(targets: list[Tensor], updates: list[Tensor], rows: list[list[int]], rate: float) -> None:
+    """Move whole matrices against the orthogonal matrices nearest to the blocks of rows of their updates."""
+    blocks = [block for target, sizes in zip(targets, rows, strict=True) for block in torch.split(target, sizes)]
+    parts = [part for update, sizes in zip(updates, rows, strict=True) for part in torch.split(update, sizes)]
+    for block, update in zip(blocks, orthogonalise_all(parts), strict=True):
+        block.add_(update, alpha=-rate * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)

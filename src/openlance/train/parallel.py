@@ -1,7 +1,8 @@
 """Several processes that train one model, started by torchrun: who takes part, and what they tell each other.
 
-Every process holds the whole model, its masters, optimiser state and average; only the batches of a step are divided. So a step on any
-number of processes is the same step up to the order of sums, and a checkpoint of one loads on any number of them.
+The batches of a step are divided among them, and every process holds the whole model with its masters, optimiser state and average, or
+its rows of them (train/shard.py). So a step on any number of processes is the same step up to the order of sums, and a checkpoint of one
+loads on any number of them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,26 @@ PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: hooks of an export may take long. torchrun ends all of them at once if one fails."""
 SAME = 1e-4
 """Relative difference of a weight's norm above which two processes hold different models."""
+
+
+@dataclass(frozen=True)
+class ParallelRecipe:
+    """How a model too large for one process is trained by several, or by one with less memory."""
+
+    shard: bool = False
+    """Split weights, masters, averages and optimiser state among the processes."""
+    replicas: int = 1
+    """Copies of the split model (HSDP): the ranks of a copy are consecutive, as the cards of one machine are. Must divide their number."""
+    reduce_every_pass: bool = False
+    """Sum gradients after each pass of a step instead of after its last: more exchanges, but no process holds a whole gradient."""
+    activation_checkpointing: bool = False
+    """Keep only what enters a layer and compute the rest again on the way back."""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise LanceError(f"parallel.replicas {self.replicas} must be at least 1")
+        if not self.shard and (self.replicas > 1 or self.reduce_every_pass):
+            raise LanceError("parallel.replicas and parallel.reduce_every_pass need a split model: set parallel.shard=true too")
 
 
 @dataclass(frozen=True)
@@ -92,27 +113,44 @@ class Ranks:
             raise LanceError(f"{what} rank {self.rank} holds other weights than rank 0: give all processes the same recipe and files")
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's rows of a tensor that is split among several, sharing its memory; any other tensor as it is. Without gradients."""
+    part: Any = tensor.detach()
+    # Asked for by name: the class takes a second to import, which runs that split nothing need not spend.
+    rows: Tensor = part.to_local() if hasattr(part, "to_local") else part
+    return rows
+
+
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def joined(device: str, group: bool = False) -> Iterator[Ranks]:
     """The process group that torchrun's environment describes, alone without one. gloo on a CPU, nccl on CUDA.
 
-    `device`: of the recipe; `cuda` becomes the card of the local rank. Raises LanceError if the environment is incomplete.
+    `device`: of the recipe; `cuda` becomes the card of the local rank. `group`: make one for a process that is alone too.
+    Raises LanceError if the environment is incomplete.
     """
+    cuda = torch.device(device).type == "cuda"
+    # Numbers and names travel by gloo also where gradients travel by nccl.
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        yield Ranks(device=device)
+        if not group:
+            yield Ranks(device=device)
+            return
+        dist.init_process_group(backend, store=_exchange.HashStore(), rank=0, world_size=1)
+        try:
+            yield Ranks(device=device)
+        finally:
+            _exchange.destroy_process_group()
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise LanceError(f"WORLD_SIZE is set and {', '.join(missing)} is not: start several processes with torchrun, or unset WORLD_SIZE")
-    cuda = torch.device(device).type == "cuda"
     if cuda:
         local, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= cards:
             raise LanceError(f"local rank {local} has no card of its own, there are {cards}: lower --nproc-per-node")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    # Numbers and names travel by gloo also where gradients travel by nccl.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=PATIENCE)
     yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     # After an error the group is left to the end of the process: taking it down would wait for ranks that wait for this one.
     _exchange.destroy_process_group()

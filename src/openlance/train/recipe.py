@@ -17,6 +17,7 @@ from openlance.errors import LanceError
 from openlance.train.lora import LoraRecipe
 from openlance.train.losses import LossWeights, PathSampling
 from openlance.train.optim import OptimRecipe
+from openlance.train.parallel import ParallelRecipe
 
 
 class RecipeError(LanceError):
@@ -78,6 +79,7 @@ class TrainRecipe:
     precision: str = "bfloat16"
     """Of the weights while training: `bfloat16` (with float32 masters) or `float32`."""
     device: str = "cpu"
+    parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     compile: bool = False
     plain_attention: bool = False
     seed: int = 0
