@@ -184,3 +184,15 @@ def test_verify_command_fails_on_a_difference(cli: Cli, golden_dir: Path, tmp_pa
     run = cli("verify", folder)
     assert run.code == 1
     assert "1 of 1 cases failed" in run.out
+
+
+def test_info_says_what_training_needs(cli: Cli) -> None:
+    (report,) = cli("info", "bytedance-research/Lance", "--train", "--tokens", "1000", "--json").results
+    assert (report["name"], report["tokens"], len(report["rows"])) == ("lance-3b", 1000, 12)
+    whole, split = report["rows"][0], report["rows"][3]
+    assert (whole["mode"], whole["ranks"], split["ranks"]) == ("full", 1, 8)
+    assert whole["weights"] == 2 * whole["learning"]
+    assert split["peak_with_checkpointing"] < split["peak"] < whole["peak"]
+    shown = cli("info", "nano", "--train")
+    assert "LoRA on the generation expert" in " ".join(shown.out.split())
+    assert cli("info", "nano", "--train", "--tokens", "0").code == 2

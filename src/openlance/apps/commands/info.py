@@ -1,12 +1,14 @@
 """Say what a checkpoint is: layout, sizes, parameters of each part, tasks, and the memory they need.
 
 Only configuration and headers are read, so that it takes a moment for weights of any size. Memory is an estimate at the
-model's default sizes: weights, keys and values of both guidance branches, the widest activations, pixels.
+model's default sizes: weights, keys and values of both guidance branches, the widest activations, pixels. With --train it is that
+of training: by what learns (all, the generation expert, adapters on it) and by how many processes share the model.
 
 examples:
   openlance info
   openlance info bytedance-research/Lance --variant video
   openlance info ./checkpoint --dtype float32 --json
+  openlance info bytedance-research/Lance --train --tokens 8192
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default="nano", metavar="NAME", help="nano (default), a folder, or bytedance-research/Lance")
     parser.add_argument("--variant", choices=("image", "video"), help="which of the published weights")
     parser.add_argument("--dtype", default="bfloat16", help="dtype in memory: bfloat16 (default), float16, float32")
+    parser.add_argument("--train", action="store_true", help="memory of training instead, from the configuration alone")
+    parser.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens of one pass of training (default 8192)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
@@ -42,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}.get(args.dtype)
     if dtype is None:
         raise RequestError(f"--dtype {args.dtype} is not one of bfloat16, float16, float32")
+    if args.train:
+        return _training(args)
     files = resolve(args.model, variant=args.variant)
     config = read_config(files)
     parts = parts_of(files, config)
@@ -51,6 +57,26 @@ def run(args: argparse.Namespace) -> int:
         tell(_values(files, config, parts, needs, weights, args.dtype))
     else:
         _print(files, config, parts, needs, weights, args.dtype)
+    return 0
+
+
+def _training(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from openlance.apps.training_memory import rows_of, show
+    from openlance.model.config import LanceConfig
+    from openlance.weights.hub import HUB_NAME, resolve
+    from openlance.weights.load import read_config
+
+    if args.tokens < 1:
+        raise RequestError(f"--tokens {args.tokens} must be at least 1")
+    # Sizes of the published weights are known without them.
+    known = args.model == HUB_NAME and not Path(args.model).exists()
+    config = LanceConfig() if known else read_config(resolve(args.model, variant=args.variant))
+    if args.json:
+        tell({"name": config.name, "tokens": args.tokens, "rows": [row.values() for row in rows_of(config, args.tokens)]})
+    else:
+        show(config, args.tokens)
     return 0
 
 
