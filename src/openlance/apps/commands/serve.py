@@ -1,18 +1,26 @@
 """Serve one model to many users: a web page and an OpenAI-compatible API.
 
+With --ray the same server runs in replicas on a Ray cluster, behind Ray Serve's proxy on its head, until this command is stopped.
+The machines need openlance of the same version, the model (a folder under the same path, or a hub name) and a --data-dir that all of
+them share, so that a video that one replica makes is found by every other. The page needs --replicas 1: it talks to one process.
+
 examples:
   openlance serve                                     the embedded model at http://127.0.0.1:8000
   openlance serve --model bytedance-research/Lance --variant image
   openlance serve --host 0.0.0.0 --api-key-file keys.txt
+  openlance serve --ray local --replicas 2            two copies of the model on this machine
+  openlance serve --ray auto --host 0.0.0.0 --api-key-file keys.txt --data-dir /shared/openlance
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openlance.apps.cluster import add_cluster_arguments, check_cluster_arguments
 from openlance.apps.console import add_model_arguments
 from openlance.errors import MissingExtra
 
@@ -29,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-remote-media", action="store_true", help="fetch media of requests from public https addresses")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where video jobs are kept (default: the user's data folder)")
     parser.add_argument("--no-page", action="store_true", help="the API only, without the web page")
+    add_cluster_arguments(parser, "serve")
     add_model_arguments(parser)
 
 
@@ -44,7 +53,24 @@ def run(args: argparse.Namespace) -> int:
     if not settings.loopback and not settings.api_keys:
         message = f"warning: {settings.host} can be reached by others and there is no --api-key-file: anyone there can use the model"
         print(message, file=sys.stderr)
+    if args.ray is not None:
+        return _on_cluster(args, settings)
     return serve(lambda: load_model(args, stderr_console()), settings)
+
+
+def _on_cluster(args: argparse.Namespace, settings: ServeSettings) -> int:
+    from openlance.apps.cluster import chosen_model, connected, shared_out
+    from openlance.apps.console import notice, stderr_console
+    from openlance.apps.serve.cluster import serve_on_cluster
+
+    model = chosen_model(args)
+    with connected(args.ray):
+        share = shared_out(args.replicas, args.device)
+        notice(stderr_console(), share.told())
+        if settings.web and share.replicas > 1:
+            notice(stderr_console(), "the API alone, without the page, which needs --replicas 1")
+            settings = dataclasses.replace(settings, web=False)
+        return serve_on_cluster(model.load, settings, share)
 
 
 def settings_of(args: argparse.Namespace) -> ServeSettings:
@@ -56,6 +82,7 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         raise RequestError(f"--port {args.port} must be from 0 to 65535")
     if args.max_queue < 1:
         raise RequestError(f"--max-queue {args.max_queue} must be at least 1")
+    check_cluster_arguments(args)
     return ServeSettings(
         host=args.host,
         port=args.port,

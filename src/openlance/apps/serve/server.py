@@ -72,7 +72,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
-            announce(sockets[0], self.settings)
+            host, port = sockets[0].getsockname()[:2]
+            announce(host, port, self.settings.web)
 
 
 def serve(load: "Callable[[], Lance]", settings: ServeSettings) -> int:
@@ -139,10 +140,8 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listener
 
 
-def announce(listener: socket.socket, settings: ServeSettings) -> None:
-    """Tell a person where the server is."""
-    host, port = listener.getsockname()[:2]
+def announce(host: str, port: int, web: bool) -> None:
+    """Tell a person where the server is, and the page if there is one."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    page = f"page  http://{shown}:{port}/\n" if settings.web else ""
+    page = f"page  http://{shown}:{port}/\n" if web else ""
     print(f"{page}API   http://{shown}:{port}/v1\nCtrl+C stops", flush=True, file=sys.stdout)
-
