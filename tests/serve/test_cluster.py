@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
+import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,3 +129,16 @@ def test_a_replica_that_is_killed_is_replaced_and_its_jobs_go_on(replicas: Repli
     wait_until(lambda: all(status(job) == "completed" for job in ids), 240, lambda: str([status(job) for job in ids]))
     wait_until(lambda: len(replicas.processes) == 2, 120)
     assert killed not in replicas.processes
+
+
+@pytest.mark.dist
+def test_a_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed: pip install 'openlance[dist]'")
+    code = "import sys; from openlance.apps.cli import main; sys.exit(main(sys.argv[1:]))"
+    options = ["--ray", "local", "--port", "0", "--data-dir", str(tmp_path / "data"), "--model", str(tmp_path)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    command = [sys.executable, "-c", code, "serve", *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400, check=False)
+    assert done.returncode == 2
+    assert f"the replicas cannot start: openlance.errors.CheckpointError: {tmp_path} is no checkpoint" in done.stderr

@@ -6,6 +6,7 @@ A request goes to the less busy of two replicas drawn. Video jobs are everyone's
 import dataclasses
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ def serve_on_cluster(load: "Callable[[], Lance]", settings: ServeSettings, share
 
     Raises RequestError when the address cannot be had or the replicas cannot start.
     """
-    with interrupted() as stop, deployed(load, settings, share) as port:
+    with deployed(load, settings, share) as port, interrupted() as stop:
         announce(settings.host, port, settings.web)
         stop.wait()
     return 0
@@ -88,11 +89,21 @@ def deployed(load: "Callable[[], Lance]", settings: ServeSettings, share: Share)
         serve.run(deployment.bind(load, settings, mark(settings.data_dir)), name=APPLICATION, route_prefix="/")
         yield settings.port
     except RuntimeError as error:
-        raise RequestError(f"the replicas cannot start: {last_line(error)}") from error
+        raise RequestError(f"the replicas cannot start: {_reason() or last_line(error)}") from error
     finally:
         serve.delete(APPLICATION)
         if not serve.status().applications:
             serve.shutdown()
+
+
+def _reason() -> str:
+    """Why the deployment failed: the last line that its replicas' tracebacks name an error in."""
+    from ray import serve
+
+    application = serve.status().applications.get(APPLICATION)
+    messages = [deployment.message for deployment in application.deployments.values()] if application else []
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), "")
 
 
 def _free_port(settings: ServeSettings) -> int:
