@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openlance.model import kernels
 from openlance.model.context import Context
 
 
@@ -77,12 +78,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """The same by two products and a softmax; the heads that share a key head become rows of one product."""
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return kernels.attention(query, key, value, mask)
     n, heads, s, d = query.shape
     shared = heads // key.shape[1]
-    scores = ((query * d**-0.5).reshape(n, -1, shared * s, d) @ key.mT).float()
+    scores = (query * d**-0.5).reshape(n, -1, shared * s, d) @ key.mT
     if mask is not None:
-        added = torch.where(mask, 0.0, float("-inf")) if mask.dtype == torch.bool else mask
-        scores = (scores.unflatten(2, (shared, s)) + added[:, :, None]).flatten(2, 3)
+        scores = (scores.unflatten(2, (shared, s)) + mask[:, :, None]).flatten(2, 3)
     mixed: Tensor = scores.softmax(-1).to(value.dtype) @ value
     return mixed.reshape(n, heads, s, d)
 

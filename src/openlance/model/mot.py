@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openlance.model import kernels
 from openlance.model.attention import Heads, RowGroup, attend
 from openlance.model.config import TransformerConfig
 from openlance.model.rope import Rotation, rotate
@@ -28,6 +29,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels.usable(x):
+            return kernels.rms_norm(x, self.weight, self.eps)
         if torch.is_grad_enabled() or x.shape[0] <= ROWS_IN_CACHE or x.device.type != "cpu":
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
         out = torch.empty_like(x)
@@ -42,6 +45,8 @@ def swiglu(fused: Tensor) -> Tensor:
     Without gradients on a CPU it is written over the front of `fused`, whose values are lost: the pages of a new tensor of this size
     cost as much as the arithmetic. What is written, rows 0..n of M, ends before what is still to be read, rows from n of 2M.
     """
+    if kernels.usable(fused):
+        return kernels.swiglu(fused)
     width = fused.shape[-1] // 2
     if torch.is_grad_enabled() or fused.shape[0] <= ROWS_IN_CACHE or fused.device.type != "cpu":
         gate, up = fused.chunk(2, -1)
@@ -50,6 +55,13 @@ def swiglu(fused: Tensor) -> Tensor:
     for part, whole in zip(torch.split(fused, ROWS_IN_CACHE), torch.split(out, ROWS_IN_CACHE), strict=True):
         whole.copy_(F.silu(part[:, :width]).mul_(part[:, width:]))
     return out
+
+
+def _turned(norm: RMSNorm, heads: Tensor, rotation: Rotation) -> Tensor:
+    """Heads (S, heads, d), normed and rotated."""
+    if kernels.usable(heads):
+        return kernels.norm_rotate(heads, norm.weight, norm.eps, rotation.cos, rotation.sin)
+    return rotate(norm(heads), rotation)
 
 
 class Expert(nn.Module):
@@ -71,16 +83,15 @@ class Expert(nn.Module):
 
     def project(self, x: Tensor, rotation: Rotation) -> Heads:
         """Normed, rotated heads of the stream x (S, D)."""
-        q, k = self.heads[0], self.heads[0] + self.heads[1]
         heads = self.qkv(self.input_norm(x)).view(x.shape[0], -1, self.head_dim)
-        return Heads(rotate(self.q_norm(heads[:, :q]), rotation), rotate(self.k_norm(heads[:, q:k]), rotation), heads[:, k:])
+        query, key, value = heads.split([self.heads[0], self.heads[1], self.heads[1]], 1)
+        return Heads(_turned(self.q_norm, query, rotation), _turned(self.k_norm, key, rotation), value)
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The stream after attention output `mixed` (S, heads * d) and the MLP."""
-        keep = torch.is_grad_enabled()
-        x = x + self.output(mixed) if keep else self.output(mixed).add_(x)
+        x = self.output(mixed).add_(x)
         change: Tensor = self.down(swiglu(self.gate_up(self.mlp_norm(x))))
-        return x + change if keep else change.add_(x)
+        return change.add_(x)
 
 
 class Layer(nn.Module):

@@ -76,8 +76,9 @@ def ragged(model: LanceModel, batch: TrainingBatch, path: Path, plain: bool = Fa
     device = model.device
 
     def mask(row: Rows) -> Tensor:
+        mask = row.mask.to(device)
         # What is added to the scores is computed once here instead of in every layer.
-        return torch.where(row.mask.to(device), 0.0, float("-inf")) if plain else row.mask.to(device)
+        return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, float("-inf")) if plain else mask
 
     def here(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device)
