@@ -50,6 +50,9 @@ def test_needs_grow_with_what_is_made() -> None:
     assert large["t2i"].tokens == 256 + 48 * 48
     assert all(large[name].total > little[name].total for name in ("t2i", "t2v", "image_edit", "video_edit"))
     assert large["text"].total == little["text"].total
+    assert large["image_edit"].pixels > large["t2i"].pixels  # its source is encoded
+    assert large["understand"].process > large["t2i"].process  # and looked at
+    assert large["t2i"].in_all(5) == 5 + large["t2i"].process + large["t2i"].total
     text_only = {need.task for need in needs_of(LanceConfig())}
     assert text_only == {"text"}
 

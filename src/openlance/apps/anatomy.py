@@ -21,6 +21,10 @@ from openlance.weights.tensorfile import open_tensors
 
 PROMPT_TOKENS = 256
 """SYSTEM, prompt and markers of a typical request."""
+PROCESS_BYTES = 270 << 20
+"""A process with torch and its kernels on a CPU, before any weight (benchmarks/memory.py)."""
+VISION_BYTES = 125 << 20
+"""What the library of the vision tower adds to it with the first picture it looks at."""
 PARTS = (
     (r"transformer\.layers\.\d+\.understanding\..*|transformer\.norm_understanding\..*", "understanding expert"),
     (r"transformer\.layers\.\d+\.generation\..*|transformer\.norm_generation\..*", "generation expert"),
@@ -45,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Need:
-    """Memory of one task at the model's default sizes, in bytes beyond the weights."""
+    """Memory of one task at the model's default sizes, in bytes beyond the weights and, with `process`, beyond the libraries."""
 
     task: str
     size: str
@@ -54,10 +58,16 @@ class Need:
     cache: int
     activations: int
     pixels: int
+    process: int
+    """Libraries and kernels, which are there whatever the size of a model; on a GPU they are in the memory of its host."""
 
     @property
     def total(self) -> int:
         return self.cache + self.activations + self.pixels
+
+    def in_all(self, weights: int) -> int:
+        """What a fresh process on a CPU holds at most with `weights` bytes of weights."""
+        return self.process + weights + self.total
 
 
 def parts_of(files: CheckpointFiles, config: LanceConfig) -> list[Part]:
@@ -126,7 +136,8 @@ def _need(task: Task, config: LanceConfig, item: int) -> Need:
         fixed + target,
         branches * (fixed + growing) * token,
         widest * activation_bytes(config, item) + (fixed**2 if seen else 0),
-        pixel_bytes(config, frames, height * width, item) if pixels else 0,
+        pixel_bytes(config, frames, height * width, item, Kind.LATENT in task.blocks) if pixels else 0,
+        PROCESS_BYTES + VISION_BYTES * (Kind.VISION in task.blocks),
     )
 
 
@@ -146,12 +157,23 @@ def activation_bytes(config: LanceConfig, item: int) -> int:
     return item * (3 * sizes.hidden_size + max(2 * heads, 3 * sizes.intermediate_size))
 
 
-def pixel_bytes(config: LanceConfig, frames: int, area: int, item: int) -> int:
-    """Frames as bytes, one step of the autoencoder at its finest level (three activations of its frames), the piece in float32."""
+def pixel_bytes(config: LanceConfig, frames: int, area: int, item: int, encoded: bool) -> int:
+    """Frames as bytes, and the larger of what decoding them and, if they are `encoded`, encoding them holds.
+
+    Decoding goes latent frame by latent frame. For encoding a clip is in float32 twice, and the light autoencoder takes it whole.
+    """
+    at_once = min(frames, config.temporal_stride)
+    decoding = coder_bytes(config, at_once * area, item)
+    whole = frames if "widths" in config.autoencoder else at_once
+    encoding = 2 * 3 * 4 * frames * area + coder_bytes(config, whole * area, item) if encoded else 0
+    return 3 * frames * area + max(decoding, encoding)
+
+
+def coder_bytes(config: LanceConfig, pixels: int, item: int) -> int:
+    """One pass of the autoencoder over so many pixels: three activations of its finest level, and the pixels in float32."""
     sizes: Mapping[str, Any] = config.autoencoder
     if "widths" in sizes:
         width, patch = int(sizes["widths"][0]), int(sizes.get("patch_size", 4))
     else:
         width, patch = int(sizes.get("dec_dim", 256)), 2
-    at_once = min(frames, config.temporal_stride) * area
-    return 3 * frames * area + 3 * item * width * at_once // patch**2 + 3 * 4 * at_once
+    return 3 * item * width * pixels // patch**2 + 3 * 4 * pixels

@@ -1,7 +1,8 @@
 """Say what a checkpoint is: layout, sizes, parameters of each part, tasks, and the memory they need.
 
 Only configuration and headers are read, so that it takes a moment for weights of any size. Memory is an estimate at the
-model's default sizes: weights, keys and values of both guidance branches, the widest activations, pixels. With --train it is that
+model's default sizes: weights, keys and values of both guidance branches, the widest activations, pixels; `in all` counts the
+libraries of a process on a CPU too, and is within a quarter of what benchmarks/memory.py measures. With --train it is that
 of training: by what learns (all, the generation expert, adapters on it) and by how many processes share the model.
 
 examples:
@@ -92,7 +93,9 @@ def _values(files: CheckpointFiles, config: LanceConfig, parts: list[Part], need
         "parts": [asdict(part) for part in parts],
         "dtype": dtype,
         "weights_bytes": weights,
-        "tasks": [asdict(need) | {"total": need.total, "with_weights": need.total + weights} for need in needs],
+        "tasks": [
+            asdict(need) | {"total": need.total, "with_weights": need.total + weights, "in_all": need.in_all(weights)} for need in needs
+        ],
         "templates": files.templates is not None,
         "config": config.to_dict(),
     }
@@ -120,10 +123,10 @@ def _print(files: CheckpointFiles, config: LanceConfig, parts: list[Part], needs
     console.print(table)
     console.print()
     table = Table(box=None, pad_edge=False, title=f"memory by task, weights in {dtype}: {human(weights)}", title_justify="left")
-    for title in ("task", "at", "tokens", "cache", "activations", "pixels", "with weights"):
+    for title in ("task", "at", "tokens", "cache", "activations", "pixels", "in all"):
         table.add_column(title, justify="left" if title in ("task", "at") else "right", no_wrap=True)
     for need in needs:
-        cells = [need.cache, need.activations, need.pixels, need.total + weights]
+        cells = [need.cache, need.activations, need.pixels, need.in_all(weights)]
         table.add_row(need.task, need.size, f"{need.tokens:,}", *(human(cell) for cell in cells))
     console.print(table)
     if files.templates is None:
