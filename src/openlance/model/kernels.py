@@ -12,6 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,9 +48,22 @@ def library() -> ctypes.CDLL | None:
             return None
 
 
+_PLAIN: ContextVar[bool] = ContextVar("plain operations", default=False)
+
+
+@contextmanager
+def plain_operations() -> Iterator[None]:
+    """Inside, a model that learns computes what it does without gradients, to the bit: the kernels round less often."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
 def usable(x: Tensor) -> bool:
     """Whether x learns, uncompiled, where the kernels work: on one thread of a CPU, in bfloat16 or float32."""
-    return not torch.compiler.is_compiling() and torch.is_grad_enabled() and _supported(x)
+    return not _PLAIN.get() and not torch.compiler.is_compiling() and torch.is_grad_enabled() and _supported(x)
 
 
 def _supported(x: Tensor) -> bool:

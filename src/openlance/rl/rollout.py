@@ -23,6 +23,7 @@ from openlance.flow.sde import Step, Transition, stochastic
 from openlance.flow.solver import Solver, find_solver
 from openlance.media.clip import IMAGE_FPS, Clip
 from openlance.model.context import Context
+from openlance.model.kernels import plain_operations
 from openlance.model.lance import LanceModel
 from openlance.model.vae import to_uint8
 from openlance.rl.context import SharedContext
@@ -65,7 +66,9 @@ class Samples:
         """The policy: velocities (N, n, C), float32, of samples `x` (N, n, C) at their times, guided where the recipe guides."""
         parts = [denoiser.rows_at(latents, time) for denoiser, latents, time in zip(self._denoisers, x, times, strict=True)]
         rows = [row for part in parts for row in part]
-        outputs = self._batcher.outputs(rows, self.model(self._batcher.join(rows)))
+        # The first ratio of an update is 1 only if the policy computes the same with and without gradients.
+        with plain_operations():
+            outputs = self._batcher.outputs(rows, self.model(self._batcher.join(rows)))
         found = []
         for denoiser, part in zip(self._denoisers, parts, strict=True):
             found.append(denoiser.combine(outputs[: len(part)])[1])
