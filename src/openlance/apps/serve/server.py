@@ -1,6 +1,7 @@
 """From a command to a running server and back: load and build side by side, listen, announce, and stop without dropping anything."""
 
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -74,6 +75,8 @@ class Server(uvicorn.Server):
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             announce(host, port, self.settings.web)
+            # The code of the vision tower takes longer to import than all else together: now, and not with the first picture.
+            threading.Thread(target=importlib.import_module, args=("openlance.model.window_attention",), daemon=True).start()
 
 
 def serve(load: "Callable[[], Lance]", settings: ServeSettings) -> int:
