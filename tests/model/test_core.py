@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openlance.errors import CheckpointError
-from openlance.model.attention import RowGroup
+from openlance.model.attention import Heads, RowGroup, attend, blocks_of
 from openlance.model.config import LanceConfig, TransformerConfig
 from openlance.model.context import Context
 from openlance.model.lance import LanceModel, RaggedBatch, batch_of
@@ -166,6 +166,30 @@ def test_a_group_of_rows_equals_its_rows(model: LanceModel) -> None:
         alone = model(batch)
         torch.testing.assert_close(hidden.generation[i * g : (i + 1) * g], alone.generation, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(hidden.understanding[i * u : (i + 1) * u], alone.understanding, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("streams", [(3, 9), (12, 0), (0, 12)])
+def test_attention_by_blocks_equals_the_whole_mask(streams: tuple[int, int]) -> None:
+    """Blocks that do not see each other, causal ones, ones that see all of another, two rows with different masks."""
+    sizes = [3, 4, 5]
+    mask = torch.ones(2, 1, 12, 12, dtype=torch.bool)
+    mask[:, :, :3, :3] = torch.ones(3, 3, dtype=torch.bool).tril()
+    mask[:, :, :3, 3:] = mask[:, :, 3:7, 7:] = mask[:, :, 7:, 3:7] = False
+    mask[1, :, 7:, 1] = False
+    blocks = blocks_of(mask, sizes, torch.float32)
+    assert [block.keys for block in blocks] == [(0,), (0, 1), (0, 2)]
+    assert [None if block.mask is None else tuple(block.mask.shape) for block in blocks] == [(2, 1, 3, 3), None, (2, 1, 1, 8)]
+    heads = [
+        Heads(*(torch.randn(2 * size, n, 16).requires_grad_() for n in (4, 2, 2))) if size else None  # (rows x tokens, heads, d)
+        for size in streams
+    ]
+    inputs = [x for stream in heads if stream is not None for x in stream]
+    found = []
+    for group in (RowGroup(*streams, mask=mask, count=2, plain=True), RowGroup(*streams, count=2, blocks=blocks)):
+        outputs = [x for x in attend(0, (heads[0], heads[1]), [group]) if x is not None]
+        found.append([*outputs, *torch.autograd.grad(sum(x.sin().sum() for x in outputs), inputs)])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 @given(shift=st.integers(0, 2000), seed=st.integers(0, 100))

@@ -13,7 +13,8 @@ from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.sequence.tasks import TASKS
 from openlance.sequence.template import OWN_WORDING
-from openlance.train.losses import LossSums, Objective, Path, PathSampling, compute_loss, draw_path
+from openlance.train import losses
+from openlance.train.losses import LossSums, Objective, Path, PathSampling, compute_loss, draw_path, ragged
 from tests.train.tiny import ANCHORS, WIDTH, tiny_model, tiny_sample, tiny_tokenizer
 
 SAMPLES = [tiny_sample(task, seed) for seed, task in enumerate([*TASKS, "t2i", "t2i", "understand", "i2v"])]
@@ -52,8 +53,10 @@ def _group(index: int, round_to: int) -> int:
     return shapes.index((row.understanding, row.generation))
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("task", ["t2i", "image_edit", "i2v", "video_edit"])
-def test_views_of_a_target_are_as_good_as_samples(task: str) -> None:
+def test_views_of_a_target_are_as_good_as_samples(task: str, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "SPARSE", 1.0)  # block by block also where it does not pay
     model = tiny_model()
     sample = tiny_sample(task, 5)
     seen_thrice = assemble([sample], ANCHORS, 16, views=3)
@@ -66,7 +69,8 @@ def test_views_of_a_target_are_as_good_as_samples(task: str) -> None:
         noise = torch.cat([path.noise[: int(source)], path.noise[own]])
         single.append(Path(path.times[[0, view + 1]], noise))
     wanted = one_by_one(model, [sample] * 3, seen_thrice.counts, single)
-    assert abs(loss_of(model, seen_thrice, path, seen_thrice.counts) - wanted) < 1e-5
+    assert abs(loss_of(model, seen_thrice, path, seen_thrice.counts, plain) - wanted) < 1e-5
+    assert bool(ragged(model, seen_thrice, path, plain).groups[0].blocks) == plain
 
 
 def test_padding_takes_no_part() -> None:

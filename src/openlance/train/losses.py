@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from openlance.data.batch import Rows, TrainingBatch
 from openlance.flow.path import interpolate, shift_time, velocity_target
-from openlance.model.attention import RowGroup
+from openlance.model.attention import RowGroup, added_mask, blocks_of
 from openlance.model.lance import LanceModel, RaggedBatch
 from openlance.model.mot import Hidden
 
@@ -71,20 +72,42 @@ def noisy_latents(batch: TrainingBatch, path: Path) -> Tensor:
     return interpolate(batch.latents, path.noise, path.times[batch.target][:, None])
 
 
+SPARSE = 0.8
+"""Rows are attended block by block where that leaves out more than a fifth of the scores."""
+
+
+def _plain_group(row: Rows, target: Tensor, mask: Tensor, dtype: torch.dtype) -> RowGroup:
+    """Rows with targets `target` (count, G) and boolean masks, attended plainly. All that the layers share is computed here, once."""
+    U, G = row.understanding, row.generation
+    # Views of a target do not see each other: cut where, in any row, the target changes.
+    edges = [0, *(torch.nonzero((target[:, 1:] != target[:, :-1]).any(0))[:, 0] + 1).tolist(), G]
+    sizes = [size for size in (U, *(b - a for a, b in pairwise(edges))) if size]
+    blocks = blocks_of(mask, sizes, dtype)
+    if sum(block.size * sizes[j] for block in blocks for j in block.keys) < SPARSE * (U + G) ** 2:
+        return RowGroup(U, G, count=row.count, plain=True, blocks=blocks)
+    return RowGroup(U, G, mask=added_mask(mask, dtype), count=row.count, plain=True)
+
+
+def _groups(model: LanceModel, batch: TrainingBatch, plain: bool) -> list[RowGroup]:
+    groups, start = [], 0
+    for row in batch.rows:
+        mask = row.mask.to(model.device)
+        target = batch.target[start : start + row.count * row.generation].view(row.count, row.generation)
+        start += target.numel()
+        whole = RowGroup(row.understanding, row.generation, mask=mask, count=row.count)
+        groups.append(_plain_group(row, target, mask, model.dtype) if plain else whole)
+    return groups
+
+
 def ragged(model: LanceModel, batch: TrainingBatch, path: Path, plain: bool = False) -> RaggedBatch:
     """The model's input; `plain` chooses the attention kernel."""
     device = model.device
-
-    def mask(row: Rows) -> Tensor:
-        mask = row.mask.to(device)
-        # What is added to the scores is computed once here instead of in every layer.
-        return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, float("-inf")) if plain else mask
 
     def here(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device)
 
     return RaggedBatch(
-        groups=[RowGroup(row.understanding, row.generation, None, mask(row), row.count, plain) for row in batch.rows],
+        groups=_groups(model, batch, plain),
         ids=batch.ids.to(device),
         rotations=(model.rotation(batch.positions[0]), model.rotation(batch.positions[1])),
         place=model.place(batch.coordinates),
