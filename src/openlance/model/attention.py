@@ -121,7 +121,10 @@ def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Attention (N, heads, S, d) of query (N, heads, S, d) over key and value (N, kv_heads, L, d) by the library's best kernel."""
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    if mask is not None and query.device.type != "cpu":
+        # Of the library's kernels on accelerators, those that take a mask know no shared heads: it would fall back to plain products.
+        key, value = (heads.repeat_interleave(query.shape[1] // heads.shape[1], 1) for heads in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=key.shape[1] != query.shape[1])
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
