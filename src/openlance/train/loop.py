@@ -22,6 +22,7 @@ from openlance.data.streams import Streams
 from openlance.errors import LanceError
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
+from openlance.train.allocator import keep_freed_memory
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.compiled import compile_layers
 from openlance.train.lora import attach, merged_tensors, write_adapter
@@ -276,6 +277,7 @@ def _write(run: Run, state: dict[str, Tensor], folder: Path) -> None:
 def main(arguments: list[str]) -> None:
     """`python -m openlance.train.loop RECIPE.yaml [key=value ...]`"""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    keep_freed_memory()
     train(read_recipe(Path(arguments[0]), arguments[1:]))
 
 

@@ -28,8 +28,10 @@ def run(args: argparse.Namespace) -> int:
 
     from openlance.apps.cli import OK
     from openlance.errors import LanceError
+    from openlance.train.allocator import keep_freed_memory
     from openlance.train.runs import read_run, recipes_in_order
 
+    keep_freed_memory()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     whole = args.recipe.is_dir()
     if whole and args.overrides:
