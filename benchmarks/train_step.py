@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/train_step.py [--tokens 3072] [--compile] [--fused] [--task t2i ...]
 
 For each task a bucket of random samples of typical length is run forward and backward. `share` is the time of the layers' products measured
-alone, in the same process and at the same shapes, over the time of the step. Times are CPU seconds of the process, so that other
+alone, in the same process and at the same shapes, over the time of the step: `linear` of the linear layers only, `share` of them and of
+the attention between blocks that see each other. Times are CPU seconds of the process, so that other
 work on the machine does not count as ours.
 """
 
@@ -12,24 +13,27 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import openlance
 from openlance.data.batch import TrainingBatch, assemble
 from openlance.data.layout import Anchors, padded_length, stream_sizes
 from openlance.data.records import Words
 from openlance.data.sample import MediumFeatures, Sample, bind_sample
+from openlance.model.attention import RowGroup
 from openlance.model.config import LanceConfig, TransformerConfig
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.sequence.template import OWN_WORDING
 from openlance.sequence.tokenizer import Tokenizer
+from openlance.train.allocator import keep_freed_memory
 from openlance.train.compiled import compile_layers
 from openlance.train.initial import initialise
-from openlance.train.losses import LossSums, Objective, PathSampling, compute_loss, draw_path
+from openlance.train.losses import LossSums, Objective, PathSampling, compute_loss, draw_path, ragged
 
 SIZES = TransformerConfig(
     0, 256, 8, 4, 2, 64, 704, mrope_section=(8, 12, 12), mrope_interleaved=True, rope_theta=100.0, rope_inv_freq_dtype="float32"
@@ -65,18 +69,37 @@ def cpu_time(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def bare(batch: TrainingBatch, repeats: int) -> float:
-    """CPU seconds of the layers' products alone, forward and backward."""
+Products = Iterator[tuple[Tensor, Tensor]]
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape).bfloat16()
+
+
+def linear_products(batch: TrainingBatch) -> Products:
+    """What the linear layers of one layer multiply, forward and backward."""
     heads, group = SIZES.num_attention_heads * SIZES.head_dim, SIZES.num_key_value_heads * SIZES.head_dim
     width, inner = SIZES.hidden_size, SIZES.intermediate_size
-    shapes = ((width, heads + 2 * group), (heads, width), (width, 2 * inner), (inner, width))
-    total = 0.0
     for tokens in (batch.ids.numel(), batch.target.numel()):
-        for inputs, outputs in shapes if tokens else ():
-            x, w, dy = (torch.randn(shape).bfloat16() for shape in ((tokens, inputs), (outputs, inputs), (tokens, outputs)))
-            products = (lambda x=x, w=w: x @ w.T, lambda dy=dy, w=w: dy @ w, lambda dy=dy, x=x: dy.T @ x)
-            total += sum(cpu_time(product, 3 * repeats) for product in products)
-    return SIZES.num_hidden_layers * total
+        for inputs, outputs in ((width, heads + 2 * group), (heads, width), (width, 2 * inner), (inner, width)) if tokens else ():
+            x, w, dy = random(tokens, inputs), random(outputs, inputs), random(tokens, outputs)
+            yield from ((x, w.T), (dy, w), (dy.T, x))
+
+
+def attention_products(groups: list[RowGroup]) -> Products:
+    """The same of attention, between blocks that see each other."""
+    shared, dim = SIZES.num_attention_heads // SIZES.num_key_value_heads, SIZES.head_dim
+    for group in groups:
+        n, total = group.count * SIZES.num_key_value_heads, group.understanding + group.generation
+        sizes = [block.size for block in group.blocks]
+        for queries, seen in [(block.size, sum(sizes[j] for j in block.keys)) for block in group.blocks] or [(total, total)]:
+            q, k, weights = random(n, shared * queries, dim), random(n, seen, dim), random(n, shared * queries, seen)
+            yield from 2 * ((q, k.mT), (weights, k), (weights.mT, q))
+
+
+def bare(products: Products, repeats: int) -> float:
+    """CPU seconds of the products of all layers alone."""
+    return SIZES.num_hidden_layers * sum(cpu_time(lambda a=a, b=b: a @ b, 3 * repeats) for a, b in products)  # type: ignore[misc]
 
 
 def main() -> None:
@@ -98,7 +121,8 @@ def main() -> None:
     if options.compile:
         compile_layers(model)
     objective = Objective(plain_attention=not options.fused)
-    print(f"{'task':12} {'rows':>5} {'U':>5} {'G':>5} {'step ms':>8} {'bare ms':>8} {'tokens/s':>9} {'share':>6}")
+    keep_freed_memory()
+    print(f"{'task':12} {'rows':>5} {'U':>5} {'G':>5} {'step ms':>8} {'bare ms':>8} {'tokens/s':>9} {'linear':>6} {'share':>6}")
     for task in options.task:
         sample = sample_of(task, binder)
         U, G = stream_sizes(sample.segments, options.views)
@@ -111,11 +135,12 @@ def main() -> None:
             for parameter in model.parameters():
                 parameter.grad = None
 
-        seconds, products = cpu_time(step, options.repeats), bare(batch, options.repeats)
+        seconds, linear = cpu_time(step, options.repeats), bare(linear_products(batch), options.repeats)
+        products = linear + bare(attention_products(ragged(model, batch, path, not options.fused).groups), options.repeats)
         row = batch.rows[0]
         print(
             f"{task:12} {rows:5} {row.understanding:5} {row.generation:5} {seconds * 1e3:8.0f} {products * 1e3:8.0f} "
-            f"{batch.num_tokens / seconds:9.0f} {products / seconds:6.2f}",
+            f"{batch.num_tokens / seconds:9.0f} {linear / seconds:6.2f} {products / seconds:6.2f}",
             flush=True,
         )
 
