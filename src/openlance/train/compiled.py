@@ -1,4 +1,4 @@
-"""Compiling the layers for training: one graph a shape, shared by all layers. With the kernels of model/kernels.py it no longer pays on a CPU."""
+"""Compiling the layers for training: one graph a shape, shared by all layers. On a CPU the kernels of kernels.py serve better now."""
 
 from __future__ import annotations
 
