@@ -75,7 +75,7 @@ class Streams:
         _allow_files()
         # The fast tokenizer has threads of its own, which must not be running when processes split.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        return iter(DataLoader(steps, batch_size=None, num_workers=self._workers, prefetch_factor=AHEAD, worker_init_fn=_one_thread))
+        return iter(DataLoader(steps, batch_size=None, num_workers=self._workers, prefetch_factor=AHEAD, worker_init_fn=one_thread))
 
 
 class _Steps(IterableDataset[Prepared]):
@@ -102,5 +102,6 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
+    """Start of a worker process: as many processes as cores, not as many threads in each."""
     torch.set_num_threads(1)

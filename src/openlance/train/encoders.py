@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from openlance.data.streams import one_thread
 from openlance.errors import CheckpointError, LanceError
 from openlance.train.muon import MasterOptimizer, OptimizerRecipe
 
@@ -132,7 +133,7 @@ def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[st
         batch_size=None,
         num_workers=recipe.workers,
         prefetch_factor=4 if recipe.workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
     started = saved = time.monotonic()
     samples, losses, figures = 0, list[float](), dict[str, float]()
@@ -226,10 +227,6 @@ def recipe_dict(recipe: EncoderRecipe) -> dict[str, Any]:
     """A recipe as plain values, for records."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=str))
     return values
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
 
 
 def main(arguments: list[str]) -> None:
