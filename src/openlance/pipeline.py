@@ -61,7 +61,8 @@ class Lance:
 
         `name`: `nano` (inside the package), a folder in the published or in our own layout, or the hub name
         `bytedance-research/Lance`. `variant`: `image` or `video` weights of the published layout. `device`: `auto` takes a GPU
-        if there is one. `dtype`: `auto` is bfloat16, or `float32`, `bfloat16`, `float16`. `templates`: a templates.json to use instead.
+        if there is one. `dtype`: `float32`, `bfloat16`, `float16`, or `auto`,
+        which is bfloat16 if the device multiplies it. `templates`: a templates.json to use instead.
 
         Raises CheckpointError naming what is missing and what to do.
         """

@@ -33,7 +33,7 @@ def test_info_counts_what_the_model_has(cli: Cli, checkpoint: Path, golden_dir: 
     model = load_checkpoint(resolve(checkpoint))
     expected = sum(parameter.numel() for parameter in model.parameters())
     for folder in (checkpoint, golden_dir):
-        (report,) = cli("info", folder, "--json").results
+        (report,) = cli("info", folder, "--dtype", "bfloat16", "--json").results
         assert report["parameters"] == expected
         assert {"understanding expert", "generation expert", "video autoencoder"} <= {part["name"] for part in report["parts"]}
         assert all(task["with_weights"] > report["weights_bytes"] == 2 * expected for task in report["tasks"])

@@ -1,6 +1,5 @@
 """Stochastic steps: Euler at level 0, the marginals of the ODE, densities that are those of a Gaussian."""
 
-
 from typing import Any
 
 import pytest

@@ -128,10 +128,10 @@ def test_load_adapter_gives_the_exported_model(tmp_path: Path, precision: str) -
     assert {path.name for path in adapter.iterdir()} == {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
     settings = json.loads((adapter / ADAPTER_CONFIG).read_text())
     assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 4, 8.0)
-    lance = Lance.from_pretrained(tmp_path / "base", device="cpu")
+    lance = Lance.from_pretrained(tmp_path / "base", device="cpu", dtype="bfloat16")
     before = copy.deepcopy(lance.model.state_dict())
     lance.load_adapter(adapter)
-    exported = Lance.from_pretrained(recipe.output / "model", device="cpu").model.state_dict()
+    exported = Lance.from_pretrained(recipe.output / "model", device="cpu", dtype="bfloat16").model.state_dict()
     loaded = lance.model.state_dict()
     assert all(torch.equal(loaded[name], exported[name]) for name in exported)
     assert sum(not torch.equal(loaded[name], before[name]) for name in exported) == 2 * 2 * 4

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openlance.errors import CheckpointError
+from openlance.model.precision import fast_dtype
 from openlance.model.rope import Rope
 from openlance.weights.hub import resolve
 from openlance.weights.load import build_empty, build_model, load_checkpoint, load_pretrained, read_config
@@ -81,7 +82,7 @@ def test_a_checkpoint_may_lack_vision_and_autoencoder(golden_dir, tmp_path):
     loaded = load_checkpoint(resolve(tmp_path))
     assert loaded.vision is None
     assert loaded.autoencoder is None
-    assert loaded.dtype == torch.bfloat16
+    assert loaded.dtype == fast_dtype("cpu")
 
 
 def test_dtypes(model, own_folder):
@@ -168,7 +169,7 @@ def test_load_pretrained(model, binder, own_folder, published_folder, tmp_path):
     assert same_tensors(loaded, model)
     assert tokenizer.encode("two words") == binder.tokenizer.encode("two words")
     assert templates == binder.templates
-    assert load_pretrained(published_folder, device="cpu")[0].dtype == torch.bfloat16
+    assert load_pretrained(published_folder, device="cpu")[0].dtype == fast_dtype("cpu")
     other = tmp_path / "mine.json"
     dataclasses.replace(templates, systems={"t2i/image": "Paint."}).save(other)
     assert load_pretrained(own_folder, templates=other)[2].systems == {"t2i/image": "Paint."}

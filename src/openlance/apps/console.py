@@ -30,7 +30,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, verb: str = "use") -> N
     group.add_argument("-m", "--model", default="nano", metavar="NAME", help=about)
     group.add_argument("--variant", choices=("image", "video"), help="which of the published weights")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    group.add_argument("--dtype", default="auto", help="auto (bfloat16), float32, bfloat16 or float16")
+    group.add_argument(
+        "--dtype", default="auto", help="auto (bfloat16, or float32 on a processor without it), float32, bfloat16 or float16"
+    )
     group.add_argument("--templates", metavar="FILE", help="templates.json instead of the model's")
 
 
@@ -73,9 +75,7 @@ class StepBar:
 
         def report(progress: Progress) -> None:
             self._done[index] = progress.step
-            self._bar.update(
-                self._task, description="denoising", total=progress.total * self._requests, completed=sum(self._done.values())
-            )
+            self._bar.update(self._task, description="denoising", total=progress.total * self._requests, completed=sum(self._done.values()))
 
         return report
 

@@ -51,9 +51,7 @@ def encode_records(records: Sequence[Record], encoders: Encoders) -> list[Featur
     with torch.no_grad():
         seen = dict(zip(vision, encoders.vision([clips[i] for i in vision]), strict=True)) if vision else {}
         kept = dict(zip(latent, encoders.latent([clips[i] for i in latent]), strict=True)) if latent else {}
-    return [
-        ([MediumFeatures(_at(seen, v), _at(kept, z)) for v, z in media], _at(kept, target)) for media, target in plans
-    ]
+    return [([MediumFeatures(_at(seen, v), _at(kept, z)) for v, z in media], _at(kept, target)) for media, target in plans]
 
 
 def _at(found: dict[int, Tensor], index: int | None) -> Tensor | None:

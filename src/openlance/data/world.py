@@ -25,6 +25,7 @@ class WorldData:
     """Examples of one task of the world at one size.
 
     `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
+    `lattice`: see SceneOptions.
     """
 
     task: str
@@ -34,6 +35,7 @@ class WorldData:
     num_frames: int = 17
     fps: float = 8.0
     ring: int = 1
+    lattice: int = 0
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
@@ -44,11 +46,15 @@ class WorldData:
     def shares(self) -> Mapping[str, float]:
         return self.categories or dict.fromkeys(CATEGORIES.get(self.task, {}), 1.0)
 
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.height, self.width, self.num_frames, self.fps, self.ring, lattice=self.lattice)
+
     def example(self, index: int) -> Example:
         """The example of a training index, the same on every machine."""
         shares = self.shares()
         (category,) = Random(f"category/{index}").choices(list(shares), list(shares.values()))
-        return make_example(self.task, category, index, Setting(self.height, self.width, self.num_frames, self.fps, self.ring))
+        return make_example(self.task, category, index, self._setting)
 
 
 def record_of(turn: Turn, name: str = "") -> Record:
@@ -99,12 +105,14 @@ def _picture(category: str, scene: Scene, voice: Voice) -> Said:
     if category in ("single", "two"):
         names = [an(voice, What(o.kind)) for o in scene.objects]
         return voice.say("picture", x=" and ".join(names)), None
+    everything = replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1)
     detail = {
         "count": lambda: BRIEF,
         "colour": lambda: BRIEF,
         "attribute": lambda: BRIEF,
         "position": lambda: replace(BRIEF, relation=True),
-        "dense": lambda: replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1),
+        "dense": lambda: everything,
+        "described": lambda: everything,
     }.get(category, lambda: sample_detail(voice, scene))()
     countable = all(n == 1 or what.count(scene) == n for what, n in object_groups(scene, detail))
     return (prompt(voice, scene, detail)[0], None) if countable else None

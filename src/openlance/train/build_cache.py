@@ -80,11 +80,9 @@ class CacheBuilder:
         vision = autoencoder = None
         example = record_of(recipe.world.example(recipe.first).turns[0])
         if Kind.VISION in example.definition.blocks and recipe.vision:
-            vision, _, settings["vision"] = read_encoder(recipe.vision, VisionEncoder)
+            vision, _, settings["vision"] = read_encoder(recipe.vision, VisionEncoder, device)
         if (Kind.LATENT in example.definition.blocks or example.target) and recipe.autoencoder:
-            autoencoder, _, settings["autoencoder"] = read_encoder(recipe.autoencoder, build_autoencoder)
-        for encoder in filter(None, (vision, autoencoder)):
-            encoder.to(device)
+            autoencoder, _, settings["autoencoder"] = read_encoder(recipe.autoencoder, build_autoencoder, device)
         self.encoders = FrozenEncoders(vision, autoencoder)
         self.writer = ShardWriter(recipe.output, settings)
 

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from openlance.data.streams import one_thread
 from openlance.errors import CheckpointError, LanceError
+from openlance.model.precision import fast_dtype
 from openlance.train.muon import MasterOptimizer, OptimizerRecipe
 
 Batch = dict[str, Tensor]
@@ -53,7 +54,7 @@ class EncoderRecipe:
 
 
 class Stage(Protocol):
-    """What the loop needs to know. `module` is everything that is trained; its weights are bfloat16 copies of the optimiser's."""
+    """What the loop needs to know. `module` is everything that is trained; its weights are copies of the optimiser's."""
 
     module: nn.Module
 
@@ -125,7 +126,7 @@ def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[st
     stage: Stage = _stages()[recipe.stage][1](recipe)
     stage.module.to(recipe.device)
     optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
-    stage.module.to(torch.bfloat16)
+    stage.module.to(fast_dtype(recipe.device))
     recipe.output.mkdir(parents=True, exist_ok=True)
     first = _resume(recipe, optimizer)
     loader = DataLoader(
@@ -203,7 +204,7 @@ def export_now(recipe: EncoderRecipe) -> int:
     stage: Stage = _stages()[recipe.stage][1](recipe)
     stage.module.to(recipe.device)
     optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
-    stage.module.to(torch.bfloat16)
+    stage.module.to(fast_dtype(recipe.device))
     step = _resume(recipe, optimizer)
     if not step:
         raise CheckpointError(f"{recipe.output} has no checkpoint yet")

@@ -16,6 +16,7 @@ from openlance.engine.preprocess import prepare_medium
 from openlance.errors import CheckpointError
 from openlance.media.clip import Clip
 from openlance.model.lance import LanceModel
+from openlance.model.precision import fast_dtype
 from openlance.model.vae import build_autoencoder, to_pixels
 from openlance.model.vision import VisionEncoder
 from openlance.sequence.segment import Kind
@@ -24,10 +25,9 @@ BATCH_PIXELS = 1 << 20
 """Pixels of all frames in one pass of an encoder."""
 
 
-def read_encoder(
-    folder: Path, build: Callable[[dict[str, Any]], nn.Module], dtype: torch.dtype = torch.bfloat16
-) -> tuple[nn.Module, dict[str, Any], str]:
-    """(module, its configuration, digest of its weights) of a pre-stage's output folder. Buffers follow from the configuration."""
+def read_encoder(folder: Path, build: Callable[[dict[str, Any]], nn.Module], device: str = "cpu") -> tuple[nn.Module, dict[str, Any], str]:
+    """(module, its configuration, digest of its weights) of a pre-stage's output folder, on the
+    device, in the dtype that it multiplies fast. Buffers follow from the configuration."""
     from safetensors.torch import load
 
     weights = folder / "weights.safetensors"
@@ -41,8 +41,8 @@ def read_encoder(
     if set(tensors) != set(parameters):
         raise CheckpointError(f"{weights} does not fit its config.json: {sorted(set(tensors) ^ set(parameters))[:4]} ...")
     for name, parameter in parameters.items():
-        parameter.data = tensors[name].to(dtype)
-    return module.eval().requires_grad_(False), config, hashlib.sha256(content).hexdigest()[:16]
+        parameter.data = tensors[name].to(fast_dtype(device))
+    return module.to(device).eval().requires_grad_(False), config, hashlib.sha256(content).hexdigest()[:16]
 
 
 Fit = Callable[[Clip, Kind], Tensor]

@@ -68,7 +68,7 @@ def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
     if shards is None:
         model.to(ranks.device)
     optimizer = Optimizer(model, recipe.optim, recipe.steps, shards)
-    if recipe.precision == "bfloat16" and shards is None:
+    if recipe.dtype == torch.bfloat16 and shards is None:
         # Weights only: buffers such as rotary frequencies stay exact.
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
@@ -81,7 +81,7 @@ def _split(model: LanceModel, recipe: TrainRecipe, ranks: Ranks) -> Shards:
     from openlance.train.shard import Shards, shard_model
 
     shards = Shards(ranks, recipe.parallel.replicas)
-    shard_model(model, recipe.precision, ranks, shards)
+    shard_model(model, recipe.dtype, ranks, shards)
     return shards
 
 
@@ -257,7 +257,7 @@ def export(run: Run) -> Path:
         if run.shards is not None:
             from openlance.train.shard import whole
 
-            state = whole(state, run.ranks, getattr(torch, run.recipe.precision))
+            state = whole(state, run.ranks, run.recipe.dtype)
         if run.ranks.leads:
             _write(run, state, folder)
     for hook in run.recipe.hooks if run.ranks.leads else ():

@@ -175,9 +175,7 @@ def target_losses(model: LanceModel, batch: TrainingBatch, path: Path, generatio
     return error, weight[:, 0].to(device)
 
 
-def compute_loss(
-    model: LanceModel, batch: TrainingBatch, path: Path, objective: Objective, totals: Counter[str], sums: LossSums
-) -> Tensor:
+def compute_loss(model: LanceModel, batch: TrainingBatch, path: Path, objective: Objective, totals: Counter[str], sums: LossSums) -> Tensor:
     """The share of a step's loss that this batch brings, its means taken over `totals` (counts of all batches of the step)."""
     return loss_of(model, model(ragged(model, batch, path, objective.plain_attention)), batch, path, objective, totals, sums)
 

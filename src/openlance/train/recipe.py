@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from openlance.data.loader import BatchRecipe
 from openlance.data.sample import ConditionDropout
 from openlance.data.world import WorldData
 from openlance.errors import LanceError
+from openlance.model.precision import fast_dtype
 from openlance.train.lora import LoraRecipe
 from openlance.train.losses import LossWeights, PathSampling
 from openlance.train.optim import OptimRecipe
@@ -76,8 +78,8 @@ class TrainRecipe:
     losses: LossWeights = field(default_factory=LossWeights)
     path: PathSampling = field(default_factory=PathSampling)
     dropout: ConditionDropout = field(default_factory=ConditionDropout)
-    precision: str = "bfloat16"
-    """Of the weights while training: `bfloat16` (with float32 masters) or `float32`."""
+    precision: str = "auto"
+    """Of the weights while training: `bfloat16` (with float32 masters), `float32`, or `auto`: what the device multiplies fast."""
     device: str = "cpu"
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     compile: bool = False
@@ -94,8 +96,8 @@ class TrainRecipe:
     """Steps in all that may be left out because their loss or gradient is not finite."""
 
     def __post_init__(self) -> None:
-        if self.precision not in ("bfloat16", "float32"):
-            raise RecipeError(f"precision '{self.precision}' is not bfloat16 or float32")
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise RecipeError(f"precision '{self.precision}' is not auto, bfloat16 or float32")
         if self.steps < 1:
             raise RecipeError(f"steps {self.steps} must be at least 1")
         if not self.sources:
@@ -108,6 +110,12 @@ class TrainRecipe:
                 raise RecipeError(f"sources.{name}.weight {source.weight} must be at least 0")
         if sum(source.weight for source in self.sources.values()) <= 0:
             raise RecipeError("the weights of all sources sum to 0: raise one")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights while training."""
+        named: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+        return named.get(self.precision) or fast_dtype(self.device)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for records."""

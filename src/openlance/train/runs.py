@@ -69,11 +69,12 @@ def _supervised(path: Path, overrides: Sequence[str]) -> Run:
     mixture = [f"  {name}: {source.weight / whole:.1%} of the samples" for name, source in recipe.sources.items() if source.weight]
     tokens = recipe.steps * recipe.batch.tokens_per_step
     lora = recipe.model.lora
+    precision = str(recipe.dtype).removeprefix("torch.")
     adapters = "" if lora is None else f", by adapters of rank {lora.rank} on {', '.join(lora.targets)}"
     lines = (
         f"{recipe.name}: {recipe.steps} steps of {recipe.batch.tokens_per_step} tokens, {tokens / 1e6:.1f} M tokens in all",
         f"starts from {recipe.model.checkpoint or recipe.model.config}, learns: {', '.join(recipe.model.train)}{adapters}",
-        f"{recipe.optim.kind}, {recipe.optim.schedule} schedule, {recipe.precision} on {recipe.device}, {recipe.batch.form} batches",
+        f"{recipe.optim.kind}, {recipe.optim.schedule} schedule, {precision} on {recipe.device}, {recipe.batch.form} batches",
         *mixture,
         f"output {recipe.output}",
     )

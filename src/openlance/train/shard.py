@@ -144,14 +144,14 @@ def _split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
     return pieces
 
 
-def shard_model(model: LanceModel, precision: str, ranks: Ranks, shards: Shards) -> None:
+def shard_model(model: LanceModel, dtype: torch.dtype, ranks: Ranks, shards: Shards) -> None:
     """Split a model in place, layer by layer, and move it to the device of the ranks. Encoders are not split: data is encoded with them.
 
-    `precision`: bfloat16 computes in it, while the rows that are kept of weights that learn stay float32 and are their own masters.
+    `dtype`: bfloat16 computes in it, while the rows that are kept of weights that learn stay float32 and are their own masters.
     Raises LanceError if the ranks hold different weights.
     """
     ranks.check_same("at the start", [p.detach() for p in model.parameters() if p.is_floating_point()])
-    if precision == "bfloat16":
+    if dtype == torch.bfloat16:
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()
@@ -159,7 +159,7 @@ def shard_model(model: LanceModel, precision: str, ranks: Ranks, shards: Shards)
     ignored = {parameter for encoder in encoders for parameter in encoder.parameters()}
     policy = (
         MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        if precision == "bfloat16"
+        if dtype == torch.bfloat16
         else MixedPrecisionPolicy()
     )
     for layer in model.transformer.layers:

@@ -360,4 +360,3 @@ def _compare_gradients(case: Case, model: LanceModel, parameters: dict[str, torc
     if without:
         trained = {slot.name for slot in slots}
         case.expect("params_without_grad", sorted(without & trained), sorted(trained - set(norms)))
-

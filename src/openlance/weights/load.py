@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from openlance.errors import CheckpointError
 from openlance.model.config import LanceConfig, published_config
 from openlance.model.lance import LanceModel
+from openlance.model.precision import fast_dtype
 from openlance.model.vae import build_autoencoder
 from openlance.model.vision import VisionEncoder
 from openlance.sequence.template import Templates
@@ -47,7 +48,8 @@ def load_pretrained(
 ) -> tuple[LanceModel, Tokenizer, Templates]:
     """Model, tokenizer and wording of a checkpoint; `name` and `variant` as in `hub.resolve`.
 
-    `device`: `auto` takes a GPU if there is one. `dtype`: `auto` is bfloat16, or float32, bfloat16, float16.
+    `device`: `auto` takes a GPU if there is one. `dtype`: float32, bfloat16, float16, or `auto`, which is what the device
+    multiplies fast: bfloat16, or float32 on processors without instructions for it (`model.precision`).
     `templates`: a templates.json to use instead of the checkpoint's. Published weights come with none: for the hub name it is
     made once out of their public source; a folder without one asks that requests bring their own SYSTEM text.
     For errors see `load_checkpoint`.
@@ -58,8 +60,8 @@ def load_pretrained(
         wording = fetched_templates()
     words = Templates({}) if wording is None else Templates.load(wording)
     tokenizer = Tokenizer.load(files.tokenizer)
-    kind = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if kind not in (torch.float32, torch.bfloat16, torch.float16):
+    kind = None if dtype == "auto" else getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if kind not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise CheckpointError(f"weights cannot be loaded as {dtype}: use 'auto', 'float32', 'bfloat16' or 'float16'")
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     vocabulary = read_config(files).transformer.vocab_size
@@ -68,8 +70,8 @@ def load_pretrained(
     return load_checkpoint(files, dtype=kind, device=place), tokenizer, words
 
 
-def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype = torch.bfloat16, device: str | torch.device = "cpu") -> LanceModel:
-    """Read a checkpoint of any layout into a model in evaluation mode, without gradients.
+def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> LanceModel:
+    """Read a checkpoint of any layout into a model in evaluation mode, without gradients; `dtype` None is the fast one of the device.
 
     Source of the memory bound: peak resident memory within 1.15x of the final weights, `tests/weights/test_memory.py`.
 
@@ -78,6 +80,7 @@ def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype = torch.bfloat
     """
     config = read_config(files)
     model = build_empty(lambda: build_model(config, DeferredVision))
+    dtype = dtype or fast_dtype(device, sum(parameter.numel() for parameter in model.parameters()))
     if files.layout == "own":
         load_tensors(model, open_tensors(files.weights), [Slot(name, name) for name in model.state_dict()], dtype=dtype, device=device)
         check_weights(files.folder)

@@ -40,7 +40,7 @@ VIDEO_CLIPS = (1, 2)
 
 @dataclass(frozen=True)
 class Setting:
-    """Size, ring and split of the examples. Every split but "train" draws its seeds from the evaluation range."""
+    """Size, ring, split and lattice (see SceneOptions) of the examples. Every split but "train" draws seeds from the evaluation range."""
 
     height: int = 128
     width: int = 128
@@ -48,6 +48,7 @@ class Setting:
     fps: float = 8.0
     ring: int = 1
     split: str = "train"
+    lattice: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Draw:
     def options(self, **wishes: object) -> SceneOptions:
         """Options of the setting's ring and split."""
         held = {"unseen pairs": "unseen", "unseen words": "unseen"}.get(self.setting.split, "seen")
-        return replace(SceneOptions(ring=self.setting.ring, held=held), **wishes)  # type: ignore[arg-type]
+        return replace(SceneOptions(ring=self.setting.ring, held=held, lattice=self.setting.lattice), **wishes)  # type: ignore[arg-type]
 
     def image(self, scene: Scene) -> Medium:
         """The scene as a picture."""
@@ -171,6 +172,14 @@ def t2i_dense(draw: Draw) -> tuple[Turn, ...] | None:
     """Four objects with all attributes, places and background."""
     scene = draw.scene(objects=(4, 4), repeats=0.0, named=1.0)
     if len(scene.objects) < 4:
+        return None
+    return _t2i(draw, scene, replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1))
+
+
+def t2i_described(draw: Draw) -> tuple[Turn, ...] | None:
+    """One to three objects with all attributes, places and background: the words leave little open."""
+    scene = draw.scene(objects=(1, 3), named=1.0)
+    if not scene.objects:
         return None
     return _t2i(draw, scene, replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1))
 
@@ -389,6 +398,7 @@ CATEGORIES: dict[str, dict[str, Maker]] = {
         "position": t2i_position,
         "attribute": t2i_attribute,
         "dense": t2i_dense,
+        "described": t2i_described,
         "word": t2i_word,
         "free": t2i_free,
     },

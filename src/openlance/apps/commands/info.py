@@ -31,7 +31,7 @@ GIB = 2**30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default="nano", metavar="NAME", help="nano (default), a folder, or bytedance-research/Lance")
     parser.add_argument("--variant", choices=("image", "video"), help="which of the published weights")
-    parser.add_argument("--dtype", default="bfloat16", help="dtype in memory: bfloat16 (default), float16, float32")
+    parser.add_argument("--dtype", default="auto", help="dtype in memory: auto (as loaded here), bfloat16, float16, float32")
     parser.add_argument("--train", action="store_true", help="memory of training instead, from the configuration alone")
     parser.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens of one pass of training (default 8192)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -41,23 +41,26 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from openlance.apps.anatomy import needs_of, parts_of
+    from openlance.model.precision import fast_dtype
     from openlance.weights.hub import resolve
     from openlance.weights.load import read_config
 
-    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}.get(args.dtype)
-    if dtype is None:
-        raise RequestError(f"--dtype {args.dtype} is not one of bfloat16, float16, float32")
+    known = {"auto": None, "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if args.dtype not in known:
+        raise RequestError(f"--dtype {args.dtype} is not one of {', '.join(known)}")
     if args.train:
         return _training(args)
     files = resolve(args.model, variant=args.variant)
     config = read_config(files)
     parts = parts_of(files, config)
-    weights = sum(part.parameters for part in parts) * dtype.itemsize
+    parameters = sum(part.parameters for part in parts)
+    dtype = known[args.dtype] or fast_dtype("cuda" if torch.cuda.is_available() else "cpu", parameters)
+    weights = parameters * dtype.itemsize
     needs = needs_of(config, dtype)
     if args.json:
-        tell(_values(files, config, parts, needs, weights, args.dtype))
+        tell(_values(files, config, parts, needs, weights, str(dtype).removeprefix("torch.")))
     else:
-        _print(files, config, parts, needs, weights, args.dtype)
+        _print(files, config, parts, needs, weights, str(dtype).removeprefix("torch."))
     return 0
 
 

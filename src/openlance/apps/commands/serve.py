@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 takes a free one (default: 8000)")
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE",
-                        help="one API key a line; without it anyone who can connect may ask")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="one API key a line; without it anyone who can connect may ask")
     parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="requests that may wait before others get 429 (default: 64)")
     parser.add_argument("--allow-remote-media", action="store_true", help="fetch media of requests from public https addresses")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where video jobs are kept (default: the user's data folder)")

@@ -20,9 +20,7 @@ class Metrics:
         self.tokens_per_second = Gauge("openlance_tokens_per_second", "Running mean of tokens a second while stepping", registry=registry)
         self.step_seconds = Histogram("openlance_step_seconds", "Time of an engine step", registry=registry, buckets=SECONDS)
         self.waited = Histogram("openlance_queue_seconds", "Time from arrival to the first step", registry=registry, buckets=SECONDS)
-        self.latency = Histogram(
-            "openlance_request_seconds", "Time from arrival to result", ["task"], registry=registry, buckets=SECONDS
-        )
+        self.latency = Histogram("openlance_request_seconds", "Time from arrival to result", ["task"], registry=registry, buckets=SECONDS)
         self.first_token = Histogram("openlance_first_token_seconds", "Time to the first piece of text", registry=registry, buckets=SECONDS)
         self.rejections = Counter("openlance_rejections", "Requests that were not taken", ["reason"], registry=registry)
         self.failures = Counter("openlance_failures", "Requests that were taken and failed", ["reason"], registry=registry)

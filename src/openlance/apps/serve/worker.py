@@ -264,4 +264,3 @@ class Worker:
             handle.finish(None, end)
         self._waiting.applicants.clear()
         self._active.clear()
-

@@ -274,4 +274,3 @@ def thumbnail(clip: "Clip") -> str:
     image = clip.image()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return data_url(encode(Clip.from_image(image), "webp"), "image/webp")
-
