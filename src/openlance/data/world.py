@@ -71,18 +71,21 @@ class Rephrase:
     """Words a cached example of the world anew from its scene, where the scene alone decides what can be said.
 
     Instructions of edits and subjects stay as they are: what changes is not in a scene. `questions`: how many are asked about a medium
-    at once, the first of the example's own category, the others of any.
+    at once, the first of the example's own category, the others of any. `category` words all as if they were of this one; `plain` says
+    a thing always in one way.
     """
 
-    def __init__(self, questions: int = 1) -> None:
+    def __init__(self, questions: int = 1, category: str | None = None, plain: bool = False) -> None:
         self.questions = questions
+        self.category = category
+        self.plain = plain
 
     def __call__(self, entry: Mapping[str, Any], rng: Random) -> Words:
         again = REWORDINGS.get(entry["task"])
         if again is None or not entry.get("scene"):
             return Words(entry["task"], entry["text"], entry["answer"], entry["system"])
-        scene, voice = Scene.from_dict(entry["scene"]), Voice(rng)
-        text, answer = again(entry["category"], scene, voice) or (entry["text"], entry["answer"])
+        scene, voice = Scene.from_dict(entry["scene"]), Voice(rng, plain=self.plain)
+        text, answer = again(self.category or entry["category"], scene, voice) or (entry["text"], entry["answer"])
         more = _further(entry["category"], scene, voice, self.questions - 1) if answer is not None else ()
         return Words(entry["task"], text, answer, entry["system"], more)
 

@@ -18,12 +18,12 @@ def multiplies_bfloat16(kind: str) -> bool:
     (LOG.md, "Inference"), which makes a picture take 4.4 times as long.
     """
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if kind != "cpu":
         return True
     if platform.machine().lower() in ("arm64", "aarch64"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def fast_dtype(device: str | torch.device, parameters: int = 0) -> torch.dtype:

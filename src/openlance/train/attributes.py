@@ -26,7 +26,7 @@ from openlance.model.vision import VisionEncoder
 from openlance.train.encoders import Batch, EncoderRecipe, write_encoder
 from openlance.train.frozen import read_vision
 from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, SCENERIES, SHAPES, SIZES, TEXTURES, THINGS
-from openlance.world.render import LETTER_GAP, render, render_clip, word_mask
+from openlance.world.render import COLUMNS_AT, LETTER_GAP, columns_of, render, render_clip, word_mask
 from openlance.world.sample import SceneOptions, sample_scene
 from openlance.world.scene import Object, Pose, Scene, Word, pose
 
@@ -288,6 +288,9 @@ def _change(first: Pose, last: Pose) -> str:
 
 def letter_boxes(word: Word, height: int, width: int) -> list[tuple[float, float, float, float]]:
     """(left, top, right, bottom) in px of every letter as `world.render.draw_word` places it."""
+    if word.pitch:
+        high, middle, half = 0.53 * word.height * min(height, width), COLUMNS_AT[word.place] * height, word.pitch * width / 2
+        return [(x * width - half, middle - high, x * width + half, middle + high) for x in columns_of(word)]
     cap = max(6, round(word.height * min(height, width) * 2))
     if word_mask(word.text, word.font, cap).width > 0.94 * 2 * width:
         cap = max(5, int(cap * 0.94 * 2 * width / word_mask(word.text, word.font, cap).width))

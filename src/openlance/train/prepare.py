@@ -114,7 +114,8 @@ def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encod
 
 def _source(name: str, source: SourceRecipe, recipe: TrainRecipe, binder: Binder, encoders: FrozenEncoders) -> Source:
     if source.cache is not None:
-        return CachedSource(name, source.cache, binder, recipe.dropout, Rephrase(source.questions) if source.rephrase else None)
+        rephrase = Rephrase(source.questions, source.category, source.plain) if source.rephrase else None
+        return CachedSource(name, source.cache, binder, recipe.dropout, rephrase)
     if source.world is not None:
         return WorldSource(name, source.world, encoders, binder, recipe.dropout)
     assert source.records is not None

@@ -60,6 +60,10 @@ class SourceRecipe:
     """Cached examples of the world: word them anew each time."""
     questions: int = 1
     """Cached examples of the world: questions asked about one medium at once."""
+    category: str | None = None
+    """Cached examples of the world: worded as those of this category, whatever theirs is."""
+    plain: bool = False
+    """Cached examples of the world: everything is said in one way, without synonyms."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def sample_detail(voice: Voice, scene: Scene) -> Detail:
 def synonym(voice: Voice, name: str) -> str:
     """The name, or now and then one of its synonyms."""
     others = SYNONYMS.get(name) or PLACE_SYNONYMS.get(name)
-    return voice.rng.choice(others) if others and voice.rng.random() < SYNONYM_SHARE else name
+    return voice.rng.choice(others) if others and voice.varies(SYNONYM_SHARE) else name
 
 
 def noun_phrase(voice: Voice, what: What, count: int = 1, after_share: float = AFTER_SHARE) -> str:
@@ -51,12 +51,12 @@ def noun_phrase(voice: Voice, what: What, count: int = 1, after_share: float = A
         before.append(synonym(voice, what.size))
     if what.texture == "solid":
         before.append("solid")
-    elif what.texture and voice.rng.random() < after_share:
+    elif what.texture and voice.varies(after_share):
         after.append(voice.say(f"{what.texture} after"))
     elif what.texture:
         before.append(synonym(voice, what.texture))
     if what.colour and what.colour != NATURAL:
-        if not after and voice.rng.random() < after_share:
+        if not after and voice.varies(after_share):
             after.append(voice.say("colour after", c=synonym(voice, what.colour)))
         else:
             before.append(synonym(voice, what.colour))
@@ -86,10 +86,10 @@ def counted(voice: Voice, what: What, count: int) -> str:
     """ "a red circle", "three red circles" """
     if count == 1:
         return an(voice, what)
-    number = str(count) if voice.rng.random() < 0.1 else NUMBERS[count]
+    number = str(count) if voice.varies(0.1) else NUMBERS[count]
     phrase = noun_phrase(voice, what, count)
-    plain = not voice.held and voice.rng.random() < 0.7
-    return f"{number} {phrase}" if plain else voice.say("count", n=number, x=phrase)
+    bare = not voice.held and (voice.plain or voice.rng.random() < 0.7)
+    return f"{number} {phrase}" if bare else voice.say("count", n=number, x=phrase)
 
 
 def relation_phrase(voice: Voice, a: str, relation: str, b: str) -> str:
@@ -110,7 +110,7 @@ def listing(voice: Voice, items: list[str]) -> str:
     """ "a, b and c", or the other ways people join things."""
     if len(items) == 1:
         return items[0]
-    style = voice.rng.random()
+    style = 0.0 if voice.plain else voice.rng.random()
     if style < 0.6:
         return ", ".join(items[:-1]) + " and " + items[-1]
     return " and ".join(items) if style < 0.8 else ", ".join(items)
@@ -169,11 +169,15 @@ def scene_body(voice: Voice, scene: Scene, detail: Detail) -> tuple[str, tuple[F
     else:
         items = [counted(voice, what, n) for what, n in groups]
     text, word_facts = _word_item(voice, scene)
-    items = voice.rng.choice((items + text, text + items)) if text else items
+    items = (items + text if voice.plain else voice.rng.choice((items + text, text + items))) if text else items
     body = listing(voice, items) if items else "an empty scene"
     if detail.background:
         behind = background_after(voice, scene.background)
-        body = f"{body} {behind}" if voice.rng.random() < 0.85 or not behind.startswith(("on", "against")) else f"{behind}, {body}"
+        body = (
+            f"{body} {behind}"
+            if voice.plain or voice.rng.random() < 0.85 or not behind.startswith(("on", "against"))
+            else f"{behind}, {body}"
+        )
     return body, facts + word_facts + _background_facts(scene, detail)
 
 

@@ -309,13 +309,18 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Voice:
-    """Chooses words: `held` False speaks the phrasings of training, True only the held-out ones."""
+    """Chooses words: `held` False speaks the phrasings of training, True only the held-out ones; `plain` always says a thing one way."""
 
     rng: random.Random
     held: bool = False
+    plain: bool = False
 
     def say(self, group: str, **parts: str) -> str:
         """One phrasing of a group, filled in."""
         last = splits().held_phrasings
         choices = PHRASINGS[group][-last:] if self.held else PHRASINGS[group][:-last]
-        return self.rng.choice(choices).format(**parts)
+        return (choices[0] if self.plain else self.rng.choice(choices)).format(**parts)
+
+    def varies(self, share: float) -> bool:
+        """True in this share of cases: time to leave the usual way of saying it."""
+        return not self.plain and self.rng.random() < share

@@ -196,6 +196,10 @@ def _font(name: str, cap_height: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(BytesIO(data), 200 * cap_height / (bottom - top))
 
 
+COLUMNS_AT = {"top": 3 / 16, "bottom": 13 / 16}
+"""Where the middle of a word in columns is, a share of the height."""
+
+
 @lru_cache(maxsize=4096)
 def word_mask(text: str, font: str, cap_height: int) -> Image.Image:
     """Coverage (L) of a word, letter by letter with a gap, cropped to its ink."""
@@ -213,7 +217,10 @@ def word_mask(text: str, font: str, cap_height: int) -> Image.Image:
 
 
 def draw_word(canvas: Image.Image, word: Word) -> None:
-    """Writes the word in the middle of its third, narrowed to 94 % of the width if its font is too wide."""
+    """Writes the word in the middle of its third, narrowed to 94 % of the width if its font is too wide; or letter by letter in columns."""
+    if word.pitch:
+        _draw_columns(canvas, word)
+        return
     cap = max(6, round(word.height * min(canvas.size)))
     mask = word_mask(word.text, word.font, cap)
     limit = 0.94 * canvas.width
@@ -222,3 +229,17 @@ def draw_word(canvas: Image.Image, word: Word) -> None:
     y = (1 / 6 if word.place == "top" else 5 / 6) * canvas.height
     left = min(canvas.width * 0.98 - mask.width, max(canvas.width * 0.02, word.x * canvas.width - mask.width / 2))
     canvas.paste(COLOURS[word.colour], (round(left), round(y - mask.height / 2)), mask)
+
+
+def columns_of(word: Word) -> list[float]:
+    """Middles of the columns of a word's letters, shares of the width: as many columns as fit lie in the middle of the canvas."""
+    margin = (1 - word.pitch * int(1 / word.pitch + 1e-6)) / 2
+    return [margin + word.pitch * (i + 0.5) for i in range(len(word.text))]
+
+
+def _draw_columns(canvas: Image.Image, word: Word) -> None:
+    cap = max(6, round(word.height * min(canvas.size)))
+    draw, middle = ImageDraw.Draw(canvas), COLUMNS_AT[word.place] * canvas.height
+    for letter, x in zip(word.text, columns_of(word), strict=True):
+        position = (round(x * canvas.width), round(middle + cap / 2))
+        draw.text(position, letter, fill=COLOURS[word.colour], font=_font(word.font, cap), anchor="ms")

@@ -14,6 +14,8 @@ from openlance.world.splits import splits
 GAP = 0.04
 EDGE = 0.012
 TURNING = 1.42  # a spinning square sweeps this many times its half side
+COLUMN = 3 / 16  # of the width: five letters leave half a column on either side
+COLUMN_FONT = "mono"
 BAND = 0.34  # share of the height a word keeps for itself
 SPINNING = tuple(k for k in SHAPES + THINGS if k not in ("circle", "ring", "football", "sun", "sunflower", "clock", "pizza"))
 FRAME_MOMENTS = tuple(i / 8 for i in range(9))
@@ -51,7 +53,7 @@ def sample_scene(rng: random.Random, height: int = 128, width: int = 128, option
     """
     check_canvas(height, width)
     background = options.background or sample_background(rng, options.ring)
-    word = sample_word(rng, height, width, background, options.held) if rng.random() < options.words else None
+    word = sample_word(rng, height, width, background, options.held, options.lattice) if rng.random() < options.words else None
     count = min(rng.randint(*options.objects), _capacity(height, width, word is not None))
     while count:
         for _ in range(12):
@@ -102,19 +104,23 @@ def sample_looks(rng: random.Random, background: str, options: SceneOptions) -> 
             return kind, colour, rng.choice(("striped", "dotted")) if textured else "solid"
 
 
-def sample_word(rng: random.Random, height: int, width: int, background: str, held: str = "seen") -> Word:
-    """A word of the training list ("seen"), of the held-out list ("unseen") or of both, large enough to be read."""
+def sample_word(rng: random.Random, height: int, width: int, background: str, held: str = "seen", lattice: int = 0) -> Word:
+    """A word of the training list ("seen"), of the held-out list ("unseen") or of both, large enough to be read.
+
+    On a lattice its letters stand in columns, all in one font.
+    """
     lists = splits()
     text = rng.choice({"seen": lists.words, "unseen": lists.held_words}.get(held, lists.words + lists.held_words))
     colour = rng.choice([c for c in COLOURS if visible(c, background)])
-    return Word(
-        text, colour, rng.choice(FONTS), rng.choice(("top", "bottom")), 0.5 + rng.uniform(-0.03, 0.03), word_height(text, height, width)
-    )
+    font, place, x = rng.choice(FONTS), rng.choice(("top", "bottom")), 0.5 + rng.uniform(-0.03, 0.03)
+    if lattice:
+        return Word(text, colour, COLUMN_FONT, place, 0.5, word_height("", height, width), COLUMN)
+    return Word(text, colour, font, place, x, word_height(text, height, width))
 
 
 def word_height(text: str, height: int, width: int) -> float:
     """Height of the capitals in short sides: 0.2, less where the word would not fit (a capital takes up to 1.05 of its height)."""
-    return min(0.2, 0.9 * width / min(height, width) / (1.05 * len(text)), 0.26 * height / min(height, width))
+    return min(0.2, 0.9 * width / min(height, width) / (1.05 * max(1, len(text))), 0.26 * height / min(height, width))
 
 
 def _sample_objects(rng: random.Random, empty: Scene, count: int, options: SceneOptions) -> tuple[Object, ...] | None:

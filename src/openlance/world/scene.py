@@ -72,7 +72,10 @@ class Object:
 
 @dataclass(frozen=True)
 class Word:
-    """3 to 5 capitals across the upper ("top") or lower ("bottom") third; `x` is the middle, `height` theirs in short sides."""
+    """3 to 5 capitals across the upper ("top") or lower ("bottom") third; `x` is the middle, `height` theirs in short sides.
+
+    With a `pitch`, a share of the width, letters stand in columns of that width counted from the left edge, whatever the word.
+    """
 
     text: str
     colour: str
@@ -80,6 +83,7 @@ class Word:
     place: str
     x: float
     height: float
+    pitch: float = 0.0
 
 
 @dataclass(frozen=True)

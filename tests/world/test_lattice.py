@@ -1,0 +1,65 @@
+"""Scenes on a lattice: fewer pictures, the same world."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from openlance.train.attributes import letter_boxes
+from openlance.world.judge.view import look
+from openlance.world.render import columns_of, render
+from openlance.world.sample import SceneOptions, fits, sample_scene
+from openlance.world.scene import Scene, Word, check_scene, diameters
+from openlance.world.tasks import Setting, make_example
+
+
+@pytest.mark.parametrize(("height", "width", "lattice"), [(128, 128, 16), (64, 64, 16), (96, 192, 8), (256, 256, 16)])
+def test_middles_lie_on_the_lattice(height: int, width: int, lattice: int) -> None:
+    sizes = diameters(height, width)
+    for seed in range(40):
+        scene = sample_scene(random.Random(seed), height, width, SceneOptions(lattice=lattice))
+        check_scene(scene)
+        for o in scene.objects:
+            assert o.x * width / lattice == pytest.approx(round(o.x * width / lattice), abs=1e-6)
+            assert o.y * height / lattice == pytest.approx(round(o.y * height / lattice), abs=1e-6)
+            assert o.diameter == sizes[o.size]
+            assert fits(replace(scene, objects=tuple(other for other in scene.objects if other is not o)), o)
+
+
+def test_an_object_too_wide_for_the_lattice_lies_anywhere() -> None:
+    scene = sample_scene(random.Random(1), 64, 64, SceneOptions(objects=(1, 1), lattice=48))
+    assert len(scene.objects) == 1
+
+
+def test_settings_without_a_lattice_are_as_they_were() -> None:
+    target = make_example("t2i", "colour", 5, Setting()).turns[0].target
+    assert target is not None
+    assert any(o.x * 128 % 16 > 1e-3 for o in target.scene.objects)
+
+
+def test_words_in_columns_are_read_and_boxed() -> None:
+    right = 0
+    for index in range(40):
+        target = make_example("t2i", "word", index, Setting(lattice=16)).turns[0].target
+        assert target is not None
+        word = target.scene.word
+        assert word is not None
+        frame = render(target.scene, 128, 128)
+        found = look(frame).word
+        right += found is not None and found.text == word.text
+        bare = render(replace(target.scene, objects=(), word=None), 128, 128)
+        ink = np.abs(render(replace(target.scene, objects=()), 128, 128).astype(int) - bare).sum(-1) > 60
+        for left, top, across, bottom in letter_boxes(word, 128, 128):
+            box = (slice(round(top), round(bottom)), slice(round(left), round(across)))
+            assert ink[box].any()
+            ink[box] = False
+        assert not ink.any()
+    assert right >= 39
+
+
+def test_letters_keep_their_columns_whatever_the_word() -> None:
+    short, long = (Word(text, "red", "mono", "top", 0.5, 0.2, 3 / 16) for text in ("SUN", "SUNNY"))
+    assert columns_of(long)[:3] == columns_of(short)
+    first, second = (render(Scene(128, 128, "white", (), word), 128, 128) for word in (short, long))
+    assert np.array_equal(first[:, :76], second[:, :76])
