@@ -8,7 +8,8 @@ examples:
   openlance serve                                     the embedded model at http://127.0.0.1:8000
   openlance serve --model bytedance-research/Lance --variant image
   openlance serve --host 0.0.0.0 --api-key-file keys.txt
-  openlance serve --ray local --replicas 2            two copies of the model on this machine
+  openlance serve --processes 1                       one copy of the model, with all cores for each request
+  openlance serve --ray local --replicas 2            two copies of the model on this machine, as on a cluster
   openlance serve --ray auto --host 0.0.0.0 --api-key-file keys.txt --data-dir /shared/openlance
 """
 
@@ -35,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="requests that may wait before others get 429 (default: 64)")
     parser.add_argument("--allow-remote-media", action="store_true", help="fetch media of requests from public https addresses")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where video jobs are kept (default: the user's data folder)")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="copies of the model on this machine's processor that share "
+                        "the requests (default: one a core, up to 4, for a small model, else 1)")  # fmt: skip
     parser.add_argument("--no-page", action="store_true", help="the API only, without the web page")
     add_cluster_arguments(parser, "serve")
     add_model_arguments(parser)
@@ -46,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         from openlance.apps.serve.server import serve
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "fastapi", "serve") from error
+    from openlance.apps.cluster import chosen_model
     from openlance.apps.console import load_model, stderr_console
 
     settings = settings_of(args)
@@ -54,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         print(message, file=sys.stderr)
     if args.ray is not None:
         return _on_cluster(args, settings)
-    return serve(lambda: load_model(args, stderr_console()), settings)
+    several = args.device in ("auto", "cpu") and settings.processes != 1
+    return serve(lambda: load_model(args, stderr_console()), settings, chosen_model(args).load if several else None)
 
 
 def _on_cluster(args: argparse.Namespace, settings: ServeSettings) -> int:
@@ -81,6 +86,9 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         raise RequestError(f"--port {args.port} must be from 0 to 65535")
     if args.max_queue < 1:
         raise RequestError(f"--max-queue {args.max_queue} must be at least 1")
+    if args.processes < 0 or (args.processes > 1 and args.ray is not None):
+        remedy = "use --replicas" if args.ray is not None else "must be at least 1"
+        raise RequestError(f"--processes {args.processes}: {remedy}")
     check_cluster_arguments(args)
     return ServeSettings(
         host=args.host,
@@ -90,4 +98,5 @@ def settings_of(args: argparse.Namespace) -> ServeSettings:
         allow_remote_media=args.allow_remote_media,
         web=not args.no_page,
         worker=WorkerLimits(max_queue=args.max_queue),
+        processes=args.processes,
     )

@@ -17,15 +17,15 @@ from openlance.apps.serve.media import MediaDoor
 from openlance.apps.serve.runner import JobRunner
 from openlance.apps.serve.service import Service, ServiceOf
 from openlance.apps.serve.settings import ServeSettings
-from openlance.apps.serve.worker import Worker
+from openlance.apps.serve.worker import Stepper, Worker
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance
 
 
-def build_app(lance: "Lance", settings: ServeSettings) -> FastAPI:
-    """The whole server for one loaded model. Its worker and jobs run while the app's lifespan does."""
-    worker = Worker(lance, settings.worker)
+def build_app(lance: "Lance", settings: ServeSettings, engine: Stepper | None = None) -> FastAPI:
+    """The whole server for one loaded model, stepped by its engine or another. Its worker and jobs run while the app's lifespan does."""
+    worker = Worker(lance, settings.worker, engine=engine)
     door = MediaDoor(settings)
     store = JobStore(settings.data_dir / "videos", settings.job_seconds, settings.jobs_bytes)
     service = Service(worker, settings, door, int(time.time()))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from openlance.engine.engine import Ticket
+    from openlance.engine.team import Away
 
 MEMORY = 0.2
 """Weight of the newest step in the running means."""
@@ -20,7 +21,7 @@ MEMORY = 0.2
 class Active:
     """A request inside the engine. `short`: it produces text. `due`: see `admission.due_time`."""
 
-    ticket: "Ticket"
+    ticket: "Ticket | Away"
     short: bool
     due: float
 

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -24,20 +25,25 @@ from openlance.errors import RequestError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from openlance.apps.serve.worker import Stepper
     from openlance.pipeline import Lance
 
 FLUSH_SECONDS = 1.0
 """Time that open connections get once nothing runs any more: a page keeps one open as long as it is shown."""
 BACKLOG = 256
+SMALL_MODEL = 256 * 2**20
+"""Bytes of weights up to which several processes have copies unless told otherwise: such a model's products are too small for threads."""
+MOST_PROCESSES = 4
 
 
 class Server(uvicorn.Server):
     """uvicorn, which on the first signal takes nothing new and ends when what runs is done; on the second, at once."""
 
-    def __init__(self, config: uvicorn.Config, app: "FastAPI", settings: ServeSettings) -> None:
+    def __init__(self, config: uvicorn.Config, app: "FastAPI", settings: ServeSettings, after: Callable[[], None] | None = None) -> None:
         super().__init__(config)
         self.app = app
         self.settings = settings
+        self._after = after
         self._draining = False
 
     @contextmanager
@@ -77,23 +83,49 @@ class Server(uvicorn.Server):
             announce(host, port, self.settings.web)
             # The code of the vision tower takes longer to import than all else together: now, and not with the first picture.
             threading.Thread(target=importlib.import_module, args=("openlance.model.window_attention",), daemon=True).start()
+            if self._after is not None:
+                threading.Thread(target=self._after, daemon=True).start()
 
 
-def serve(load: "Callable[[], Lance]", settings: ServeSettings) -> int:
-    """Load the model, serve it until told to stop, return the exit code. Raises RequestError when the address cannot be had."""
+def serve(load: "Callable[[], Lance]", settings: ServeSettings, elsewhere: "Callable[[], Lance] | None" = None) -> int:
+    """Load the model, serve it until told to stop, return the exit code. Raises RequestError when the address cannot be had.
+
+    `elsewhere`: loads it in other processes, where there shall be several.
+    """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     listener = listen(settings)
     # The model is loaded by a thread that ends: OpenMP keeps helpers for every thread that ever computed, and with those of two on two
     # cores its waiting becomes so short that steps take half again as long (measured: 0.34 s a picture, 0.50 s otherwise).
-    with quick_imports():
-        with ThreadPoolExecutor(1) as side:
+    with ExitStack() as stack:
+        with quick_imports(), ThreadPoolExecutor(1) as side:
             loading = side.submit(load)
             if settings.web:
                 import gradio  # noqa: F401  (three seconds, beside those of the model)
-        server = make_server(loading.result(), settings)
-    server.run(sockets=[listener])
+        lance = loading.result()
+        processes = processes_for(lance, settings.processes)
+        if processes == 1 or elsewhere is None:
+            server = make_server(lance, settings)
+        else:
+            from openlance.engine.team import Team
+
+            team = stack.enter_context(closing(Team(lance.engine, max(1, available_cores() // processes))))
+            server = make_server(lance, settings, team, partial(team.grow, elsewhere, processes - 1))
+        server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def processes_for(lance: "Lance", asked: int) -> int:
+    """Processes to compute with: as many as `asked` for, or with 0 one a core, if the model is small and on the processor."""
+    if asked:
+        return asked
+    weights = sum(parameter.nbytes for parameter in lance.model.parameters())
+    return min(available_cores(), MOST_PROCESSES) if lance.model.device.type == "cpu" and weights <= SMALL_MODEL else 1
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -107,11 +139,13 @@ def quick_imports() -> Iterator[None]:
         gc.enable()
 
 
-def make_server(lance: "Lance", settings: ServeSettings) -> Server:
-    """A server for a loaded model; `run(sockets=[listen(settings)])` it."""
+def make_server(
+    lance: "Lance", settings: ServeSettings, engine: "Stepper | None" = None, after: Callable[[], None] | None = None
+) -> Server:
+    """A server for a loaded model; `run(sockets=[listen(settings)])` it. `engine` steps instead, `after` is called once it runs."""
     from openlance.apps.serve.app import build_app
 
-    app = build_app(lance, settings)
+    app = build_app(lance, settings, engine)
     config = uvicorn.Config(
         app,
         http=bounded_protocol(settings.max_connections, settings.head_seconds),
@@ -124,7 +158,7 @@ def make_server(lance: "Lance", settings: ServeSettings) -> Server:
         timeout_graceful_shutdown=round(FLUSH_SECONDS),
         h11_max_incomplete_event_size=64 * 1024,
     )
-    return Server(config, app, settings)
+    return Server(config, app, settings, after)
 
 
 def listen(settings: ServeSettings) -> socket.socket:

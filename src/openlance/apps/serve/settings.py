@@ -41,6 +41,8 @@ class ServeSettings:
     allow_remote_media: bool = False
     web: bool = True
     worker: WorkerLimits = field(default_factory=WorkerLimits)
+    processes: int = 0
+    """Processes that compute, each with a copy of the model and an equal share of the cores; 0: as suits model and machine."""
     uploads: MediaLimits = UPLOADS
     max_body_bytes: int = 96 * MIB
     """Largest HTTP request; base64 makes a medium a third larger."""

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from openlance.apps.serve.admission import Budget, ShuttingDown, Waiting, due_time, free_bytes
 from openlance.apps.serve.footprint import Footprint, footprint
@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from openlance.engine.engine import Result, Ticket
     from openlance.engine.prepare import Plan
     from openlance.engine.request import Request
+    from openlance.engine.team import Away
     from openlance.pipeline import Lance
 
 log = logging.getLogger("openlance.serve")
+
+
+class Stepper(Protocol):
+    """An `Engine`, or the `Team` that takes its place."""
+
+    active: Any
+    """Those that are not finished."""
+
+    def submit(self, request: "Request", planned: "Plan | None" = None) -> "Ticket | Away": ...
+
+    def step(self, chosen: Any = None) -> bool: ...
 
 
 class DeadlineExceeded(Cancelled):
@@ -70,10 +82,13 @@ class Handle:
 
 
 class Worker:
-    """Runs requests of all users on one engine until `stop`."""
+    """Runs requests of all users on one engine, that of `lance` or one in its place, until `stop`."""
 
-    def __init__(self, lance: "Lance", limits: WorkerLimits | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, lance: "Lance", limits: WorkerLimits | None = None, metrics: Metrics | None = None, engine: Stepper | None = None
+    ) -> None:
         self.lance = lance
+        self.engine: Stepper = engine or lance.engine
         self.limits = limits or WorkerLimits()
         self.metrics = metrics or Metrics()
         memory = self.limits.memory_bytes or free_bytes(str(lance.model.device)) // 2
@@ -191,7 +206,7 @@ class Worker:
         return True
 
     def _enter(self, handle: Handle) -> None:
-        ticket = self.lance.engine.submit(handle.plan.request, handle.plan)
+        ticket = self.engine.submit(handle.plan.request, handle.plan)
         handle.active = Active(ticket, handle.short, handle.due)
         self._active.append(handle)
         self.metrics.waited.observe(time.monotonic() - handle.arrived)
@@ -204,7 +219,7 @@ class Worker:
         tokens = sum(active.tokens for active in chosen)
         started = time.perf_counter()
         try:
-            self.lance.engine.step(tickets)
+            self.engine.step(tickets)
         except Exception as error:
             log.exception("a step failed")
             for ticket in tickets:
@@ -213,11 +228,11 @@ class Worker:
         self.schedule.account(seconds)
         self.metrics.step(seconds, rows, tokens)
 
-    def _abandon(self, ticket: "Ticket", error: Exception) -> None:
+    def _abandon(self, ticket: "Ticket | Away", error: Exception) -> None:
         if not ticket.future.done():
             ticket.future.set_exception(error)
-        if ticket in self.lance.engine.active:
-            self.lance.engine.active.remove(ticket)
+        if ticket in self.engine.active:
+            self.engine.active.remove(ticket)
         ticket.rows = []
 
     def _settle(self) -> None:
