@@ -138,10 +138,10 @@ def run_clients(url: str, calls: list[Call], alone: dict[int, str], clients: int
 
 
 @contextmanager
-def running_server(model: str) -> Iterator[tuple[str, float]]:
+def running_server(model: str, processes: int) -> Iterator[tuple[str, float]]:
     """(address, seconds from the command until the page is served) of `openlance serve`; it is stopped afterwards."""
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
-    command = [sys.executable, "-m", "openlance.apps.cli", "serve", "--port", "0", "--model", model]
+    command = [sys.executable, "-m", "openlance.apps.cli", "serve", "--port", "0", "--model", model, "--processes", str(processes)]
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         process = subprocess.Popen([*command, "--data-dir", folder], stdout=subprocess.PIPE, text=True, env=environment)
@@ -189,6 +189,7 @@ def measure_idle(url: str, lance: Lance, calls: list[Call], repeat: int) -> dict
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--processes", type=int, default=0, help="as of `openlance serve`")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each of the two phases")
     parser.add_argument("--kinds", default=",".join(KINDS), help="the cycle of requests: image, question, edit, video")
@@ -199,7 +200,7 @@ def main() -> int:
     picture = "data:image/png;base64," + base64.b64encode(lance.generate_image(PROMPTS[0], seed=1)._repr_png_()).decode()
     calls = make_calls(picture, args.kinds.split(","))
     alone: dict[int, str] = {}
-    with running_server(args.model) as (url, startup):
+    with running_server(args.model, args.processes) as (url, startup):
         run_clients(url, calls, alone, 1, 3.0)
         idle = measure_idle(url, lance, make_calls(picture, ["question"])[:1], args.repeat)
         with httpx.Client(base_url=url, timeout=300) as http:

@@ -57,7 +57,7 @@ def test_wrong_arguments_are_named(arguments):
 
 @pytest.mark.parametrize(("host", "keys", "warns"), [("0.0.0.0", (), True), ("127.0.0.1", (), False), ("0.0.0.0", ("k",), False)])
 def test_warns_when_open_to_others(monkeypatch, capsys, tmp_path, host, keys, warns):
-    monkeypatch.setattr("openlance.apps.serve.server.serve", lambda load, settings: 0)
+    monkeypatch.setattr("openlance.apps.serve.server.serve", lambda load, settings, elsewhere=None: 0)
     (tmp_path / "keys").write_text("\n".join(keys))
     extra = ("--api-key-file", str(tmp_path / "keys")) if keys else ()
     assert serve.run(parse("--host", host, *extra)) == 0

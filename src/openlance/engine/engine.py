@@ -64,6 +64,9 @@ class Ticket:
 class Engine:
     """Runs requests on one model. Not thread-safe: one thread submits and steps."""
 
+    alive = True
+    """Always, other than a `RemoteEngine`."""
+
     def __init__(self, model: LanceModel, binder: Binder) -> None:
         self.model = model
         self.binder = binder

@@ -14,18 +14,19 @@ from openlance.apps.serve import chat, errors, images, videos
 from openlance.apps.serve.guard import Guard
 from openlance.apps.serve.jobs import JobStore
 from openlance.apps.serve.media import MediaDoor
+from openlance.apps.serve.pool import Pool
 from openlance.apps.serve.runner import JobRunner
 from openlance.apps.serve.service import Service, ServiceOf
 from openlance.apps.serve.settings import ServeSettings
-from openlance.apps.serve.worker import Stepper, Worker
+from openlance.apps.serve.worker import Worker
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance
 
 
-def build_app(lance: "Lance", settings: ServeSettings, engine: Stepper | None = None) -> FastAPI:
-    """The whole server for one loaded model, stepped by its engine or another. Its worker and jobs run while the app's lifespan does."""
-    worker = Worker(lance, settings.worker, engine=engine)
+def build_app(lance: "Lance", settings: ServeSettings, pool: Pool | None = None) -> FastAPI:
+    """The whole server for one loaded model, with a worker of its own or a pool. Worker and jobs run while the app's lifespan does."""
+    worker = pool or Worker(lance, settings.worker)
     door = MediaDoor(settings)
     store = JobStore(settings.data_dir / "videos", settings.job_seconds, settings.jobs_bytes)
     service = Service(worker, settings, door, int(time.time()))

@@ -27,11 +27,13 @@ class Metrics:
         self.responses = Counter("openlance_http_responses", "HTTP responses", ["method", "status"], registry=registry)
         self.jobs = Gauge("openlance_jobs", "Stored video jobs", ["status"], registry=registry)
         self._rate = 0.0
+        self._depths: list[tuple[Callable[[], float], Callable[[], float]]] = []
+        self.queue_depth.set_function(lambda: sum(queued() for queued, _ in self._depths))
+        self.active_requests.set_function(lambda: sum(active() for _, active in self._depths))
 
     def watch(self, queued: Callable[[], float], active: Callable[[], float]) -> None:
-        """Read the two depths where they are, when asked."""
-        self.queue_depth.set_function(queued)
-        self.active_requests.set_function(active)
+        """Read the two depths of a worker where they are, when asked; several workers add up."""
+        self._depths.append((queued, active))
 
     def step(self, seconds: float, rows: int, tokens: int) -> None:
         """Count one step of the engine."""

@@ -10,6 +10,7 @@ from openlance.apps.serve.admission import Refused
 from openlance.apps.serve.errors import api_error
 from openlance.apps.serve.jobs import Job, JobStore, StoreError
 from openlance.apps.serve.media import MediaDoor
+from openlance.apps.serve.pool import Pool
 from openlance.apps.serve.worker import Handle, Worker
 from openlance.errors import Cancelled
 
@@ -29,7 +30,7 @@ JOB_DEADLINE = 3600.0
 class JobRunner:
     """`start` in an event loop; `nudge` when a job was added; `close` to start no more, `stop` before the worker stops."""
 
-    def __init__(self, worker: Worker, store: JobStore, media: MediaDoor, at_once: int) -> None:
+    def __init__(self, worker: Worker | Pool, store: JobStore, media: MediaDoor, at_once: int) -> None:
         self.worker = worker
         self.store = store
         self.media = media
@@ -147,7 +148,7 @@ class JobRunner:
             await asyncio.sleep(SWEEP_SECONDS)
 
 
-def build_request(worker: Worker, stored: dict[str, Any], clips: "list[Clip]") -> "Request":
+def build_request(worker: Worker | Pool, stored: dict[str, Any], clips: "list[Clip]") -> "Request":
     """A video request: from nothing, from a first frame, or from a clip that is changed. Raises RequestError."""
     from openlance.sequence.tasks import infer_task
 

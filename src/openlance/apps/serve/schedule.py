@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from openlance.engine.engine import Ticket
-    from openlance.engine.team import Away
+    from openlance.engine.remote import Away
 
 MEMORY = 0.2
 """Weight of the newest step in the running means."""

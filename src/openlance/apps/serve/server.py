@@ -11,8 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from openlance.errors import RequestError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from openlance.apps.serve.worker import Stepper
+    from openlance.apps.serve.pool import Pool
     from openlance.pipeline import Lance
 
 FLUSH_SECONDS = 1.0
@@ -39,11 +38,11 @@ MOST_PROCESSES = 4
 class Server(uvicorn.Server):
     """uvicorn, which on the first signal takes nothing new and ends when what runs is done; on the second, at once."""
 
-    def __init__(self, config: uvicorn.Config, app: "FastAPI", settings: ServeSettings, after: Callable[[], None] | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, app: "FastAPI", settings: ServeSettings, pool: "Pool | None" = None) -> None:
         super().__init__(config)
         self.app = app
         self.settings = settings
-        self._after = after
+        self._pool = pool
         self._draining = False
 
     @contextmanager
@@ -83,8 +82,8 @@ class Server(uvicorn.Server):
             announce(host, port, self.settings.web)
             # The code of the vision tower takes longer to import than all else together: now, and not with the first picture.
             threading.Thread(target=importlib.import_module, args=("openlance.model.window_attention",), daemon=True).start()
-            if self._after is not None:
-                threading.Thread(target=self._after, daemon=True).start()
+            if self._pool is not None:
+                threading.Thread(target=self._pool.grow, daemon=True).start()
 
 
 def serve(load: "Callable[[], Lance]", settings: ServeSettings, elsewhere: "Callable[[], Lance] | None" = None) -> int:
@@ -97,35 +96,27 @@ def serve(load: "Callable[[], Lance]", settings: ServeSettings, elsewhere: "Call
     listener = listen(settings)
     # The model is loaded by a thread that ends: OpenMP keeps helpers for every thread that ever computed, and with those of two on two
     # cores its waiting becomes so short that steps take half again as long (measured: 0.34 s a picture, 0.50 s otherwise).
-    with ExitStack() as stack:
-        with quick_imports(), ThreadPoolExecutor(1) as side:
+    with quick_imports():
+        with ThreadPoolExecutor(1) as side:
             loading = side.submit(load)
             if settings.web:
                 import gradio  # noqa: F401  (three seconds, beside those of the model)
         lance = loading.result()
-        processes = processes_for(lance, settings.processes)
-        if processes == 1 or elsewhere is None:
-            server = make_server(lance, settings)
-        else:
-            from openlance.engine.team import Team
-
-            team = stack.enter_context(closing(Team(lance.engine, max(1, available_cores() // processes))))
-            server = make_server(lance, settings, team, partial(team.grow, elsewhere, processes - 1))
-        server.run(sockets=[listener])
+        server = make_server(lance, settings, pool_for(lance, settings, elsewhere))
+    server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
-def processes_for(lance: "Lance", asked: int) -> int:
-    """Processes to compute with: as many as `asked` for, or with 0 one a core, if the model is small and on the processor."""
-    if asked:
-        return asked
-    weights = sum(parameter.nbytes for parameter in lance.model.parameters())
-    return min(available_cores(), MOST_PROCESSES) if lance.model.device.type == "cpu" and weights <= SMALL_MODEL else 1
+def pool_for(lance: "Lance", settings: ServeSettings, elsewhere: "Callable[[], Lance] | None") -> "Pool | None":
+    """As many workers as were asked for, or without a word one a core, if the model is small and on the processor; None where one does."""
+    from openlance.apps.serve.pool import Pool
 
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    small = lance.model.device.type == "cpu" and sum(parameter.nbytes for parameter in lance.model.parameters()) <= SMALL_MODEL
+    processes = settings.processes or (min(cores, MOST_PROCESSES) if small else 1)
+    if processes == 1 or elsewhere is None:
+        return None
+    return Pool(lance, settings.worker, elsewhere, processes, max(1, cores // processes))
 
 
 @contextmanager
@@ -139,13 +130,11 @@ def quick_imports() -> Iterator[None]:
         gc.enable()
 
 
-def make_server(
-    lance: "Lance", settings: ServeSettings, engine: "Stepper | None" = None, after: Callable[[], None] | None = None
-) -> Server:
-    """A server for a loaded model; `run(sockets=[listen(settings)])` it. `engine` steps instead, `after` is called once it runs."""
+def make_server(lance: "Lance", settings: ServeSettings, pool: "Pool | None" = None) -> Server:
+    """A server for a loaded model; `run(sockets=[listen(settings)])` it. With a `pool` of workers that grows once it runs."""
     from openlance.apps.serve.app import build_app
 
-    app = build_app(lance, settings, engine)
+    app = build_app(lance, settings, pool)
     config = uvicorn.Config(
         app,
         http=bounded_protocol(settings.max_connections, settings.head_seconds),
@@ -158,7 +147,7 @@ def make_server(
         timeout_graceful_shutdown=round(FLUSH_SECONDS),
         h11_max_incomplete_event_size=64 * 1024,
     )
-    return Server(config, app, settings, after)
+    return Server(config, app, settings, pool)
 
 
 def listen(settings: ServeSettings) -> socket.socket:

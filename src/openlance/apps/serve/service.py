@@ -11,6 +11,7 @@ from fastapi import Request as HTTP
 
 from openlance.apps.serve.errors import CLIENT_GONE, ApiError
 from openlance.apps.serve.media import MediaDoor
+from openlance.apps.serve.pool import Pool
 from openlance.apps.serve.settings import ServeSettings
 from openlance.apps.serve.worker import Handle, Worker
 
@@ -24,9 +25,9 @@ SEED_BITS = 31
 
 @dataclass
 class Service:
-    """One loaded model behind one worker."""
+    """One loaded model behind one worker, or a pool of them."""
 
-    worker: Worker
+    worker: Worker | Pool
     settings: ServeSettings
     media: MediaDoor
     created: int

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from openlance.apps.serve.admission import Budget, ShuttingDown, Waiting, due_time, free_bytes
 from openlance.apps.serve.footprint import Footprint, footprint
 from openlance.apps.serve.metrics import Metrics
@@ -17,18 +19,21 @@ from openlance.errors import Cancelled, RequestError
 if TYPE_CHECKING:
     from openlance.engine.engine import Result, Ticket
     from openlance.engine.prepare import Plan
+    from openlance.engine.remote import Away
     from openlance.engine.request import Request
-    from openlance.engine.team import Away
     from openlance.pipeline import Lance
 
 log = logging.getLogger("openlance.serve")
 
 
 class Stepper(Protocol):
-    """An `Engine`, or the `Team` that takes its place."""
+    """An `Engine` or a `RemoteEngine`."""
 
     active: Any
-    """Those that are not finished."""
+    """Tickets that are not finished."""
+
+    @property
+    def alive(self) -> bool: ...
 
     def submit(self, request: "Request", planned: "Plan | None" = None) -> "Ticket | Away": ...
 
@@ -82,15 +87,21 @@ class Handle:
 
 
 class Worker:
-    """Runs requests of all users on one engine, that of `lance` or one in its place, until `stop`."""
+    """Runs requests of all users on one engine, that of `lance` or another, until `stop`. `threads`: those it computes with here."""
 
     def __init__(
-        self, lance: "Lance", limits: WorkerLimits | None = None, metrics: Metrics | None = None, engine: Stepper | None = None
+        self,
+        lance: "Lance",
+        limits: WorkerLimits | None = None,
+        metrics: Metrics | None = None,
+        engine: Stepper | None = None,
+        threads: int | None = None,
     ) -> None:
         self.lance = lance
         self.engine: Stepper = engine or lance.engine
         self.limits = limits or WorkerLimits()
         self.metrics = metrics or Metrics()
+        self._threads = threads
         memory = self.limits.memory_bytes or free_bytes(str(lance.model.device)) // 2
         self.budget = Budget(memory, self.limits.max_active)
         self.schedule = Schedule(self.limits.step_seconds, self.limits.long_share)
@@ -108,7 +119,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and self.engine.alive
 
     @property
     def idle(self) -> bool:
@@ -141,6 +152,11 @@ class Worker:
             self._changed.notify()
         return handle
 
+    @property
+    def load(self) -> float:
+        """Seconds that all its requests would take one after another."""
+        return sum(self.predict(handle.cost) for handle in [*self._waiting.applicants, *self._active])
+
     def predict(self, cost: Footprint) -> float:
         """Seconds that a request would take alone, by what steps took so far."""
         return cost.work_tokens * self.schedule.rates.token
@@ -155,7 +171,7 @@ class Worker:
         with self._changed:
             self._closing = self._stopping = True
             self._changed.notify()
-        if self.alive:
+        if self._thread.is_alive():
             self._thread.join()
 
     def _check_length(self, planned: "Plan", cost: Footprint) -> None:
@@ -168,14 +184,15 @@ class Worker:
             )
 
     def _retry_after(self) -> float:
-        work = sum(self.predict(handle.cost) for handle in [*self._waiting.applicants, *self._active])
-        return min(60.0, max(1.0, round(work / 2)))
+        return min(60.0, max(1.0, round(self.load / 2)))
 
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify()
 
     def _run(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         try:
             while self._turn():
                 pass

@@ -1,8 +1,7 @@
-"""Several processes that step together: each has a model of its own and some of the requests, and a step of the team is one of each.
+"""An engine in another process, to be used like one here.
 
 On a CPU two processes of one thread get more out of two cores than one process of two threads, which share only the large products:
-1.8 times the pictures a second against 1.4 times (LOG.md, "Inference"). All processes compute with equally many threads, so a result
-does not depend on which of them made it.
+1.8 times the pictures a second against 1.4 times (LOG.md, "Inference").
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import torch
 from openlance.engine.engine import Engine, Result, Ticket
 from openlance.engine.prepare import Plan
 from openlance.engine.request import Request
+from openlance.errors import RequestError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -73,83 +73,102 @@ class Away:
         self.cancelled = True
 
 
-class Member:
-    """Another process with a model, as the team sees it. It takes requests once the model is loaded."""
+class RemoteEngine:
+    """A process with a model of its own that takes requests and steps them when told, like an `Engine`. One thread submits and steps.
+
+    `load` gives it its model, which may take a while: until `ready` it takes nothing. `threads`: those it computes with. Requests of a
+    conversation with a history belong where the history is. When the process dies its requests fail, and it is no longer `alive`.
+    """
 
     def __init__(self, load: Load, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_member, args=(load, threads, theirs), name="openlance-member", daemon=True)
+        self._process = context.Process(target=_serve, args=(load, threads, theirs), name="openlance-engine", daemon=True)
         self._process.start()
         theirs.close()
         self._numbers = itertools.count()
         self._new: list[New] = []
-        self._asked = False
-        self.ready = False
-        self.alive = True
-        self.tickets: dict[int, Away] = {}
+        self._ready = False
+        self._held: dict[int, Away] = {}
+        self._ended = False
+        self.active: list[Away] = []
 
-    def check(self) -> None:
-        """Notice that the model has been loaded, or that the process has ended."""
-        if self.alive and not self.ready and self._connection.poll():
-            self.ready = self._receive() is not None
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there to take requests."""
+        return not self._ended and self._process.is_alive()
 
-    def submit(self, request: Request) -> Away:
-        """Take a request; it goes over with the next step."""
+    def ready(self, seconds: float = 0.0) -> bool:
+        """Whether the model has been loaded, waiting so long for it."""
+        if self.alive and not self._ready and self._connection.poll(seconds):
+            self._ready = self._receive() is not None
+        return self._ready and self.alive
+
+    def submit(self, request: Request, planned: Plan | None = None) -> Away:
+        """As of an `Engine`, which plans anew over there. Raises RequestError for one with a history."""
+        if request.history is not None:
+            raise RequestError("a request with a history cannot leave the process that keeps the history")
         ticket = Away(request, next(self._numbers))
-        self.tickets[ticket.number] = ticket
         callbacks = [name for name in CALLBACKS if getattr(request, name)]
         self._new.append((ticket.number, replace(request, on_progress=None, on_text=None), callbacks))
+        self._held[ticket.number] = ticket
+        self.active.append(ticket)
+        if not self.alive:
+            self._end()
         return ticket
 
-    def begin(self, chosen: Sequence[Away], gone: Sequence[Away]) -> None:
-        """Have the process step the `chosen` requests and end those that are `gone`. Nothing to do, nothing sent."""
-        if not self.alive or not (chosen or gone or self._new):
-            return
-        orders = Orders(self._new, [ticket.number for ticket in gone], [ticket.number for ticket in chosen])
-        self._new = []
-        try:
-            self._connection.send(orders)
-            self._asked = True
-        except OSError:
-            self._ended()
-
-    def finish(self) -> None:
-        """Wait for the step that was begun, and pass on what came of it."""
-        if not self._asked:
-            return
-        self._asked = False
-        states: dict[int, State] | None = self._receive()
-        for number, state in (states or {}).items():
-            ticket = self.tickets[number]
-            ticket.rows = [range(length) for length in state.rows]
-            if state.error is not None or state.result is not None:
-                del self.tickets[number]
-            _pass_on(ticket, state)
+    def step(self, chosen: Sequence[Away] | None = None) -> bool:
+        """As of an `Engine`. Requests that were cancelled or removed from `active` end."""
+        gone = [number for number, ticket in self._held.items() if ticket.cancelled or ticket not in self.active]
+        asked = [n for n, ticket in self._held.items() if n not in gone and (chosen is None or ticket in chosen)]
+        if not self.alive:
+            self._end()
+        elif asked or gone or self._new:
+            orders = Orders(self._new, gone, asked)
+            self._new = []
+            self._follow(self._exchange(orders))
+        self.active = [ticket for ticket in self.active if not ticket.future.done()]
+        return bool(self.active)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. What it was doing fails."""
         self._connection.close()
         self._process.join(ENDING_SECONDS)
         if self._process.is_alive():
             self._process.terminate()
-        self._ended()
+        self._end()
+
+    def _exchange(self, orders: Orders) -> dict[int, State]:
+        try:
+            self._connection.send(orders)
+        except OSError:
+            self._end()
+            return {}
+        return self._receive() or {}
 
     def _receive(self) -> Any:
         try:
             return self._connection.recv()
         except (EOFError, OSError):
-            self._ended()
+            self._end()
             return None
 
-    def _ended(self) -> None:
-        if self.alive and self.tickets:
-            log.error("a process of the team ended with %d requests", len(self.tickets))
-        self.alive = self.ready = False
-        for ticket in self.tickets.values():
+    def _follow(self, states: dict[int, State]) -> None:
+        for number, state in states.items():
+            ticket = self._held[number]
+            ticket.rows = [range(length) for length in state.rows]
+            if state.error is not None or state.result is not None:
+                del self._held[number]
+            _pass_on(ticket, state)
+
+    def _end(self) -> None:
+        if not self._ended and self._held:
+            log.error("a process with %d requests ended", len(self._held))
+        self._ended = True
+        for ticket in self._held.values():
             if not ticket.future.done():
                 ticket.future.set_exception(RuntimeError("the process that ran the request ended: try again"))
-        self.tickets.clear()
+        self._held.clear()
 
 
 def _pass_on(ticket: Away, state: State) -> None:
@@ -169,71 +188,13 @@ def _pass_on(ticket: Away, state: State) -> None:
         ticket.future.set_result(state.result)
 
 
-class Team:
-    """Takes the place of an `Engine` where requests are submitted and stepped: its own engine here, and those of other processes.
-
-    A request goes to whoever has least to do. Conversations with a history stay here, where the history is. `threads`: those that a
-    process computes with, this one among them.
-    """
-
-    def __init__(self, engine: Engine, threads: int) -> None:
-        self.engine = engine
-        self.active: list[Ticket | Away] = []
-        self._threads = threads
-        self._members: list[Member] = []
-
-    def grow(self, load: Load, processes: int) -> None:
-        """Start so many more processes; each takes requests once `load` has given it a model. From any thread."""
-        self._members += [Member(load, self._threads) for _ in range(processes)]
-
-    @property
-    def ready(self) -> int:
-        """Processes that take requests now, this one among them."""
-        for member in self._members:
-            member.check()
-        return 1 + sum(member.ready for member in self._members)
-
-    def submit(self, request: Request, planned: Plan | None = None) -> Ticket | Away:
-        """As of an `Engine`."""
-        members = [member for member in self._members if member.ready] if self.ready > 1 and request.history is None else []
-        loads = [(sum(map(_work, member.tickets.values())), member) for member in members]
-        least = min(loads, key=lambda load: load[0], default=None)
-        own = sum(map(_work, self.engine.active))
-        ticket = least[1].submit(request) if least is not None and least[0] < own else self.engine.submit(request, planned)
-        self.active.append(ticket)
-        return ticket
-
-    def step(self, chosen: Sequence[Ticket | Away] | None = None) -> bool:
-        """As of an `Engine`."""
-        for ticket in [ticket for ticket in self.engine.active if ticket not in self.active]:
-            ticket.cancel()
-        for member in self._members:
-            tickets = list(member.tickets.values())
-            gone = [ticket for ticket in tickets if ticket.cancelled or ticket not in self.active]
-            member.begin([t for t in tickets if t not in gone and (chosen is None or t in chosen)], gone)
-        torch.set_num_threads(self._threads)
-        self.engine.step(None if chosen is None else [ticket for ticket in chosen if isinstance(ticket, Ticket)])
-        for member in self._members:
-            member.finish()
-        self.active = [ticket for ticket in self.active if not ticket.future.done()]
-        return bool(self.active)
-
-    def close(self) -> None:
-        """End the other processes. What they were doing fails."""
-        for member in self._members:
-            member.close()
-
-
-def _work(ticket: Ticket | Away) -> int:
-    """How much of a step a request takes; one that has not begun, as much as a small picture."""
-    return sum(len(row) for row in ticket.rows) or 128
-
-
-def _member(load: Load, threads: int, connection: Connection) -> None:
+def _serve(load: Load, threads: int, connection: Connection) -> None:
     """The other process: load, then do as told until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     engine: Engine = load().engine
+    if engine.model.vision is not None:
+        _ = engine.model.vision.tower  # its code takes seconds to import: before the first request
     tickets: dict[int, Ticket] = {}
     events: dict[int, list[Event]] = {}
     with suppress(EOFError, OSError):

@@ -1,0 +1,113 @@
+"""Several workers in the place of one: that of this process and one for each process with a copy of the model.
+
+Each steps at its own pace. A request goes to whoever has least to do and stays there.
+"""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from openlance.apps.serve.admission import free_bytes
+from openlance.apps.serve.metrics import Metrics
+from openlance.apps.serve.settings import WorkerLimits
+from openlance.apps.serve.worker import Handle, Worker
+
+if TYPE_CHECKING:
+    from openlance.apps.serve.footprint import Footprint
+    from openlance.engine.prepare import Plan
+    from openlance.engine.remote import RemoteEngine
+    from openlance.engine.request import Request
+    from openlance.pipeline import Lance
+
+WAIT_SECONDS = 0.2
+"""Between two looks at the processes."""
+MOST_FAILURES = 3
+"""Processes that may end before they have loaded the model, until no more are started."""
+
+log = logging.getLogger("openlance.serve")
+
+
+class Pool:
+    """As many workers as there are `processes`, which share the limits, each computing with `threads`; used like one `Worker`.
+
+    `load` gives a process its model. The processes are kept by `grow` and take part once they have it.
+    """
+
+    def __init__(self, lance: "Lance", limits: WorkerLimits, load: "Callable[[], Lance]", processes: int, threads: int) -> None:
+        self.lance = lance
+        self.metrics = Metrics()
+        memory = limits.memory_bytes or free_bytes(str(lance.model.device)) // 2
+        self._limits = dataclasses.replace(
+            limits,
+            memory_bytes=memory // processes,
+            max_queue=max(1, limits.max_queue // processes),
+            max_active=max(1, limits.max_active // processes),
+        )
+        self._load, self._processes, self._threads = load, processes, threads
+        self._workers = [Worker(lance, self._limits, self.metrics, threads=threads)]
+        self._engines: list[RemoteEngine] = []
+        self._stopped = threading.Event()
+
+    def start(self) -> "Pool":
+        self._workers[0].start()
+        return self
+
+    def grow(self) -> None:
+        """Start the other processes, let each take part when it is ready, and start another for one that died; until the pool stops."""
+        from openlance.engine.remote import RemoteEngine
+
+        starting: list[RemoteEngine] = []
+        failures = 0
+        while not self._stopped.wait(WAIT_SECONDS):
+            self._workers = [worker for worker in self._workers if worker.alive or not worker.idle or worker is self._workers[0]]
+            self._engines = [engine for engine in self._engines if engine.alive]
+            while len(self._engines) < self._processes - 1 and failures < MOST_FAILURES:
+                starting.append(RemoteEngine(self._load, self._threads))
+                self._engines.append(starting[-1])
+            for engine in starting.copy():
+                if engine.ready():
+                    self._workers.append(Worker(self.lance, self._limits, self.metrics, engine).start())
+                elif engine.alive:
+                    continue
+                else:
+                    failures += 1
+                    log.error("a process could not load the model")
+                starting.remove(engine)
+        for engine in self._engines:
+            engine.close()
+
+    @property
+    def size(self) -> int:
+        """Workers that take requests now."""
+        return sum(worker.alive for worker in self._workers)
+
+    @property
+    def alive(self) -> bool:
+        return self._workers[0].alive
+
+    @property
+    def idle(self) -> bool:
+        return all(worker.idle for worker in self._workers)
+
+    def plan(self, request: "Request") -> "tuple[Plan, Footprint]":
+        """As of a `Worker`."""
+        return self._workers[0].plan(request)
+
+    def submit(self, request: "Request", deadline: float | None = None) -> Handle:
+        """As of a `Worker`."""
+        first, *others = self._workers
+        least = min((first, *(worker for worker in others if worker.alive)), key=lambda worker: worker.load)
+        return least.submit(request, deadline)
+
+    def close(self) -> None:
+        """As of a `Worker`."""
+        for worker in self._workers:
+            worker.close()
+
+    def stop(self) -> None:
+        """As of a `Worker`; the other processes end."""
+        for worker in self._workers:
+            worker.stop()
+        self._stopped.set()
