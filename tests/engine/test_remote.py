@@ -86,7 +86,6 @@ def test_tokens_of_the_next_step_are_known(remote: RemoteEngine, lance: Lance) -
         lance.engine.step()
         assert [len(row) for row in ticket.rows] == [len(row) for row in own.rows]
     finish(remote, ticket)
-    lance.engine.run([])
     own.cancel()
     lance.engine.step()
 

@@ -129,7 +129,7 @@ def test_a_training_run_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     lance.model.vision = None
     lance.model.config = replace(lance.config, vision={})
     lance.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(quick.quick_scores, "__defaults__", (2, quick.QUICK_SEED, ("dense", "ask", "multiturn"), None))
+    monkeypatch.setattr(quick.quick_scores, "__defaults__", (2, quick.QUICK_SEED, ("dense", "ask", "multiturn"), None, quick.STEPS))
     for step in (100, 200):
         quick.watch(tmp_path / "model", step)
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]

@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from openlance.apps.commands import serve as command
 from openlance.apps.serve import server as server_module
@@ -126,6 +128,28 @@ def test_small_models_get_a_process_a_core(monkeypatch, lance: Lance, tmp_path):
     asked = pool_for(lance, replace(settings, processes=3), tiny_lance)
     assert asked is not None
     assert (asked._processes, asked._threads) == (3, 2)
+
+
+def test_a_model_on_a_gpu_has_one_process(tmp_path):
+    model = SimpleNamespace(device=torch.device("cuda"), parameters=list)
+    settings = ServeSettings(data_dir=tmp_path)
+    assert pool_for(SimpleNamespace(model=model), settings, tiny_lance) is None
+    with pytest.raises(RequestError, match="--processes 2"):
+        pool_for(SimpleNamespace(model=model), replace(settings, processes=2), tiny_lance)
+
+
+def test_nothing_starts_once_it_is_stopped(lance: Lance):
+    pool = Pool(lance, WorkerLimits(), tiny_lance, 2, THREADS).start()
+    growing = threading.Thread(target=pool.grow, daemon=True)
+    growing.start()
+    until = time.monotonic() + 30
+    while not pool._engines and time.monotonic() < until:
+        time.sleep(0.01)
+    pool.stop()
+    growing.join(10)
+    assert not growing.is_alive()
+    assert not any(engine.alive for engine in pool._engines)
+    assert pool.size == 0
 
 
 def test_processes_of_the_command(tmp_path):

@@ -12,10 +12,10 @@ from openlance.errors import LanceError
 from openlance.world.examples import Example, Turn
 from openlance.world.examples import Medium as WorldMedium
 from openlance.world.facts import What
-from openlance.world.language import BRIEF, DENSE, Detail, an, clip_prompt, object_groups, prompt, sample_detail
+from openlance.world.language import BRIEF, Detail, an, clip_prompt, full_detail, object_groups, prompt, sample_detail
 from openlance.world.phrasings import Voice
 from openlance.world.questions import IMAGE_QUESTIONS
-from openlance.world.scene import Scene, diameters
+from openlance.world.scene import Scene
 from openlance.world.tasks import CATEGORIES, Setting, make_example
 from openlance.world.video_questions import VIDEO_QUESTIONS
 
@@ -42,6 +42,8 @@ class WorldData:
         if self.task not in CATEGORIES or unknown:
             known = {task: list(categories) for task, categories in CATEGORIES.items()}
             raise LanceError(f"the world has no task '{self.task}' with categories {unknown}; it has {known}")
+        if self.lattice < 0:
+            raise LanceError(f"lattice {self.lattice} must be a number of px, or 0 for none")
 
     def shares(self) -> Mapping[str, float]:
         return self.categories or dict.fromkeys(CATEGORIES.get(self.task, {}), 1.0)
@@ -108,14 +110,13 @@ def _picture(category: str, scene: Scene, voice: Voice) -> Said:
     if category in ("single", "two"):
         names = [an(voice, What(o.kind)) for o in scene.objects]
         return voice.say("picture", x=" and ".join(names)), None
-    everything = replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1)
     detail = {
         "count": lambda: BRIEF,
         "colour": lambda: BRIEF,
         "attribute": lambda: BRIEF,
         "position": lambda: replace(BRIEF, relation=True),
-        "dense": lambda: everything,
-        "described": lambda: everything,
+        "dense": lambda: full_detail(scene),
+        "described": lambda: full_detail(scene),
     }.get(category, lambda: sample_detail(voice, scene))()
     countable = all(n == 1 or what.count(scene) == n for what, n in object_groups(scene, detail))
     return (prompt(voice, scene, detail)[0], None) if countable else None

@@ -133,7 +133,8 @@ class RemoteEngine:
     def close(self) -> None:
         """End the process. What it was doing fails."""
         self._connection.close()
-        self._process.join(ENDING_SECONDS)
+        if self._ready:
+            self._process.join(ENDING_SECONDS)
         if self._process.is_alive():
             self._process.terminate()
         self._end()
@@ -206,7 +207,8 @@ def _serve(load: Load, threads: int, connection: Connection) -> None:
                 listeners: dict[str, Any] = {name: _listener(name, heard) for name in callbacks}
                 tickets[number] = engine.submit(replace(request, **listeners))
             for number in orders.cancelled:
-                tickets[number].cancel()
+                if number in tickets:
+                    tickets[number].cancel()
             engine.step([tickets[number] for number in orders.chosen])
             connection.send({number: _state(ticket, events[number]) for number, ticket in tickets.items()})
             for number in [number for number, ticket in tickets.items() if ticket.future.done()]:

@@ -31,15 +31,20 @@ SHOWN = 2
 
 
 def quick_scores(
-    lance: "Lance", n: int = 16, seed: int = QUICK_SEED, suites: Sequence[str] = QUICK, sheet_path: Path | None = None
+    lance: "Lance",
+    n: int = 16,
+    seed: int = QUICK_SEED,
+    suites: Sequence[str] = QUICK,
+    sheet_path: Path | None = None,
+    steps: int = STEPS,
 ) -> dict[str, float]:
-    """Mean score of each suite on `n` prompts of its first setting (a quarter for clips), categories taking turns, 8 denoising steps.
+    """Mean score of each suite on `n` prompts of its first setting (a quarter for clips), categories taking turns, in `steps` steps.
 
     Suites that look at pictures are left out while the model has no vision encoder. Keys: the suite, of stories "suite/after turn k".
     `sheet_path`: where to write a PNG of some samples with what is wrong with them.
     Same arguments, same prompts and noise, so numbers along a training run can be compared.
     """
-    answerer = ModelAnswerer(lance, {"num_inference_steps": STEPS, "max_new_tokens": ANSWER_TOKENS})
+    answerer = ModelAnswerer(lance, {"num_inference_steps": steps, "max_new_tokens": ANSWER_TOKENS})
     scores: dict[str, list[float]] = {}
     shown: list[tuple[Any, str]] = []
     for suite in find_suites(list(suites)):

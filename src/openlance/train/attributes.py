@@ -289,6 +289,7 @@ def _change(first: Pose, last: Pose) -> str:
 def letter_boxes(word: Word, height: int, width: int) -> list[tuple[float, float, float, float]]:
     """(left, top, right, bottom) in px of every letter as `world.render.draw_word` places it."""
     if word.pitch:
+        # Half of a capital, and a little: round letters reach over its ends.
         high, middle, half = 0.53 * word.height * min(height, width), COLUMNS_AT[word.place] * height, word.pitch * width / 2
         return [(x * width - half, middle - high, x * width + half, middle + high) for x in columns_of(word)]
     cap = max(6, round(word.height * min(height, width) * 2))

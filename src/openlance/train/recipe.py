@@ -20,6 +20,7 @@ from openlance.train.lora import LoraRecipe
 from openlance.train.losses import LossWeights, PathSampling
 from openlance.train.optim import OptimRecipe
 from openlance.train.parallel import ParallelRecipe
+from openlance.world.tasks import CATEGORIES
 
 
 class RecipeError(LanceError):
@@ -64,6 +65,15 @@ class SourceRecipe:
     """Cached examples of the world: worded as those of this category, whatever theirs is."""
     plain: bool = False
     """Cached examples of the world: everything is said in one way, without synonyms."""
+
+    def __post_init__(self) -> None:
+        known = {name for categories in CATEGORIES.values() for name in categories}
+        if self.category is not None and self.category not in known:
+            raise RecipeError(f"category '{self.category}' is not one of the world's: {', '.join(sorted(known))}")
+        if (self.category is not None or self.plain) and (self.cache is None or not self.rephrase):
+            raise RecipeError(
+                "category and plain are for cached examples of the world that are worded anew: set cache, leave rephrase true"
+            )
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ BRIEF = Detail(texture=False, background=False)
 DENSE = Detail(texture=True, size=True, place=True, background=True)
 
 
+def full_detail(scene: Scene) -> Detail:
+    """Everything; sizes only on canvases where they can be told apart."""
+    return replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1)
+
+
 def sample_detail(voice: Voice, scene: Scene) -> Detail:
     """A random level of detail; sizes are spoken of only on canvases where they can be told apart."""
     rng = voice.rng

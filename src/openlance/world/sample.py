@@ -114,13 +114,13 @@ def sample_word(rng: random.Random, height: int, width: int, background: str, he
     colour = rng.choice([c for c in COLOURS if visible(c, background)])
     font, place, x = rng.choice(FONTS), rng.choice(("top", "bottom")), 0.5 + rng.uniform(-0.03, 0.03)
     if lattice:
-        return Word(text, colour, COLUMN_FONT, place, 0.5, word_height("", height, width), COLUMN)
+        return Word(text, colour, COLUMN_FONT, place, 0.5, word_height("I", height, width), COLUMN)
     return Word(text, colour, font, place, x, word_height(text, height, width))
 
 
 def word_height(text: str, height: int, width: int) -> float:
     """Height of the capitals in short sides: 0.2, less where the word would not fit (a capital takes up to 1.05 of its height)."""
-    return min(0.2, 0.9 * width / min(height, width) / (1.05 * max(1, len(text))), 0.26 * height / min(height, width))
+    return min(0.2, 0.9 * width / min(height, width) / (1.05 * len(text)), 0.26 * height / min(height, width))
 
 
 def _sample_objects(rng: random.Random, empty: Scene, count: int, options: SceneOptions) -> tuple[Object, ...] | None:

@@ -13,13 +13,13 @@ from openlance.world.examples import Example, Medium, Turn
 from openlance.world.facts import Fact, What, relation_between
 from openlance.world.language import (
     BRIEF,
-    DENSE,
     Detail,
     action_facts,
     action_phrase,
     an,
     background_after,
     clip_prompt,
+    full_detail,
     object_groups,
     place_phrase,
     prompt,
@@ -173,7 +173,7 @@ def t2i_dense(draw: Draw) -> tuple[Turn, ...] | None:
     scene = draw.scene(objects=(4, 4), repeats=0.0, named=1.0)
     if len(scene.objects) < 4:
         return None
-    return _t2i(draw, scene, replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1))
+    return _t2i(draw, scene, full_detail(scene))
 
 
 def t2i_described(draw: Draw) -> tuple[Turn, ...] | None:
@@ -181,7 +181,7 @@ def t2i_described(draw: Draw) -> tuple[Turn, ...] | None:
     scene = draw.scene(objects=(1, 3), named=1.0)
     if not scene.objects:
         return None
-    return _t2i(draw, scene, replace(DENSE, size=len(diameters(scene.height, scene.width)) > 1))
+    return _t2i(draw, scene, full_detail(scene))
 
 
 def t2i_word(draw: Draw) -> tuple[Turn, ...] | None:

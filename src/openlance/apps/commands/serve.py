@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
         print(message, file=sys.stderr)
     if args.ray is not None:
         return _on_cluster(args, settings)
-    several = args.device in ("auto", "cpu") and settings.processes != 1
-    return serve(lambda: load_model(args, stderr_console()), settings, chosen_model(args).load if several else None)
+    # One GPU of several cannot be named to another process, and needs none.
+    elsewhere = None if ":" in args.device else chosen_model(args).load
+    return serve(lambda: load_model(args, stderr_console()), settings, elsewhere)
 
 
 def _on_cluster(args: argparse.Namespace, settings: ServeSettings) -> int:

@@ -48,6 +48,10 @@ class Pool:
         self._load, self._processes, self._threads = load, processes, threads
         self._workers = [Worker(lance, self._limits, self.metrics, threads=threads)]
         self._engines: list[RemoteEngine] = []
+        self._starting: list[RemoteEngine] = []
+        self._failures = 0
+        self._changing = threading.Lock()
+        """Held while processes and workers come and go, so that none comes after the end."""
         self._stopped = threading.Event()
 
     def start(self) -> "Pool":
@@ -56,27 +60,29 @@ class Pool:
 
     def grow(self) -> None:
         """Start the other processes, let each take part when it is ready, and start another for one that died; until the pool stops."""
+        while not self._stopped.wait(WAIT_SECONDS):
+            with self._changing:
+                if not self._stopped.is_set():
+                    self._tend()
+
+    def _tend(self) -> None:
         from openlance.engine.remote import RemoteEngine
 
-        starting: list[RemoteEngine] = []
-        failures = 0
-        while not self._stopped.wait(WAIT_SECONDS):
-            self._workers = [worker for worker in self._workers if worker.alive or not worker.idle or worker is self._workers[0]]
-            self._engines = [engine for engine in self._engines if engine.alive]
-            while len(self._engines) < self._processes - 1 and failures < MOST_FAILURES:
-                starting.append(RemoteEngine(self._load, self._threads))
-                self._engines.append(starting[-1])
-            for engine in starting.copy():
-                if engine.ready():
-                    self._workers.append(Worker(self.lance, self._limits, self.metrics, engine).start())
-                elif engine.alive:
-                    continue
-                else:
-                    failures += 1
-                    log.error("a process could not load the model")
-                starting.remove(engine)
-        for engine in self._engines:
-            engine.close()
+        first, *others = self._workers
+        self._workers = [first, *(worker for worker in others if worker.alive or not worker.idle)]
+        self._engines = [engine for engine in self._engines if engine.alive]
+        while len(self._engines) < self._processes - 1 and self._failures < MOST_FAILURES:
+            self._starting.append(RemoteEngine(self._load, self._threads))
+            self._engines.append(self._starting[-1])
+        for engine in self._starting.copy():
+            if engine.ready():
+                self._workers.append(Worker(self.lance, self._limits, self.metrics, engine).start())
+            elif engine.alive:
+                continue
+            else:
+                self._failures += 1
+                log.error("a process could not load the model")
+            self._starting.remove(engine)
 
     @property
     def size(self) -> int:
@@ -108,6 +114,9 @@ class Pool:
 
     def stop(self) -> None:
         """As of a `Worker`; the other processes end."""
+        with self._changing:
+            self._stopped.set()
         for worker in self._workers:
             worker.stop()
-        self._stopped.set()
+        for engine in self._engines:
+            engine.close()

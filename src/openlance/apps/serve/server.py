@@ -108,11 +108,16 @@ def serve(load: "Callable[[], Lance]", settings: ServeSettings, elsewhere: "Call
 
 
 def pool_for(lance: "Lance", settings: ServeSettings, elsewhere: "Callable[[], Lance] | None") -> "Pool | None":
-    """As many workers as were asked for, or without a word one a core, if the model is small and on the processor; None where one does."""
+    """As many workers as were asked for, or without a word one a core, if the model is small and on the processor; None where one does.
+
+    Raises RequestError where several were asked for a model on a GPU.
+    """
     from openlance.apps.serve.pool import Pool
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     small = lance.model.device.type == "cpu" and sum(parameter.nbytes for parameter in lance.model.parameters()) <= SMALL_MODEL
+    if settings.processes > 1 and lance.model.device.type != "cpu":
+        raise RequestError(f"--processes {settings.processes} is for models on the processor, and this one is on {lance.model.device}")
     processes = settings.processes or (min(cores, MOST_PROCESSES) if small else 1)
     if processes == 1 or elsewhere is None:
         return None
