@@ -10,6 +10,7 @@ from openlance.model.attention import RowGroup
 from openlance.model.config import LanceConfig
 from openlance.model.context import Context
 from openlance.model.latent import LatentCodec, place_embedding
+from openlance.model.linear import Linear
 from openlance.model.mot import Hidden, MixtureOfTransformers
 from openlance.model.rope import Rope, Rotation
 from openlance.sequence.pack import PackedSequence
@@ -43,7 +44,7 @@ class LanceModel(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(sizes.vocab_size, sizes.hidden_size)
         self.transformer = MixtureOfTransformers(sizes)
-        self.head = nn.Linear(sizes.hidden_size, sizes.vocab_size, bias=False)
+        self.head = Linear(sizes.hidden_size, sizes.vocab_size, bias=False)
         self.latent = LatentCodec(config.latent_channels, sizes.hidden_size)
         self.rope = Rope(sizes)
         self.vision: Any = vision
@@ -83,7 +84,8 @@ class LanceModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (S, vocabulary), float32, of understanding states (S, D)."""
-        return torch.nn.functional.linear(hidden, self.head.weight).float()
+        logits: Tensor = self.head(hidden)
+        return logits.float()
 
     def velocity(self, hidden: Tensor, latents: Tensor, times: Tensor) -> Tensor:
         """Velocity (G, C), float32: noise minus data at `latents` (G, C) and `times` (G, 1).

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from openlance.model.linear import Linear
+
 TIME_FREQUENCIES = 256
 MAX_PERIOD = 10000.0
 
@@ -38,9 +40,9 @@ class LatentCodec(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.width = width
-        self.input = nn.Linear(channels, width)
-        self.output = nn.Linear(width, channels)
-        self.time = nn.Sequential(nn.Linear(TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.input = Linear(channels, width)
+        self.output = Linear(width, channels)
+        self.time = nn.Sequential(Linear(TIME_FREQUENCIES, width), nn.SiLU(), Linear(width, width))
 
     def embed(self, latents: Tensor, times: Tensor, time_index: Tensor, place: Tensor) -> Tensor:
         """Tokens of `latents` (G, C). `times` (T,): the distinct times; `time_index` (G,): which is a token's; `place` (G, D)."""

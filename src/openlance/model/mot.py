@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from openlance.model import kernels
 from openlance.model.attention import Heads, RowGroup, attend
 from openlance.model.config import TransformerConfig
+from openlance.model.linear import Linear
 from openlance.model.rope import Rotation, rotate
 
 Streams = tuple[Tensor | None, Tensor | None]
@@ -73,13 +74,13 @@ class Expert(nn.Module):
         self.heads = (config.num_attention_heads, config.num_key_value_heads)
         self.head_dim = dim
         self.input_norm = RMSNorm(width, config.rms_norm_eps)
-        self.qkv = nn.Linear(width, (self.heads[0] + 2 * self.heads[1]) * dim)
+        self.qkv = Linear(width, (self.heads[0] + 2 * self.heads[1]) * dim)
         self.q_norm = RMSNorm(dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(dim, config.rms_norm_eps)
-        self.output = nn.Linear(self.heads[0] * dim, width, bias=False)
+        self.output = Linear(self.heads[0] * dim, width, bias=False)
         self.mlp_norm = RMSNorm(width, config.rms_norm_eps)
-        self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, width, bias=False)
+        self.gate_up = Linear(width, 2 * config.intermediate_size, bias=False)
+        self.down = Linear(config.intermediate_size, width, bias=False)
 
     def project(self, x: Tensor, rotation: Rotation) -> Heads:
         """Normed, rotated heads of the stream x (S, D)."""

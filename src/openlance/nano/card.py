@@ -158,7 +158,6 @@ def _score_names(stage: Stage) -> list[str]:
 def _scores(report: Report) -> str:
     run = report.run
     command = f"openlance eval world --n {run['n']} --seed {run['seed']}"
-    command = f"openlance eval world --n {run['n']} --seed {run['seed']}"
     about = (
         f"On held-out seeds, {run['n']} prompts a category (`{command}`); brackets: 95 % intervals. *truth* and *autoencoder*: what "
         "the judge gives the right answers, as they are and through the autoencoder. "

@@ -31,9 +31,11 @@ class Metrics:
         self.queue_depth.set_function(lambda: sum(queued() for queued, _ in self._depths))
         self.active_requests.set_function(lambda: sum(active() for _, active in self._depths))
 
-    def watch(self, queued: Callable[[], float], active: Callable[[], float]) -> None:
-        """Read the two depths of a worker where they are, when asked; several workers add up."""
-        self._depths.append((queued, active))
+    def watch(self, queued: Callable[[], float], active: Callable[[], float]) -> Callable[[], None]:
+        """Read the two depths of a worker where they are, when asked; several workers add up. Gives what ends it."""
+        depths = (queued, active)
+        self._depths.append(depths)
+        return lambda: self._depths.remove(depths)
 
     def step(self, seconds: float, rows: int, tokens: int) -> None:
         """Count one step of the engine."""

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 from openlance.apps.serve.admission import Budget, ShuttingDown, Waiting, due_time, free_bytes
 from openlance.apps.serve.footprint import Footprint, footprint
 from openlance.apps.serve.metrics import Metrics
@@ -34,6 +32,8 @@ class Stepper(Protocol):
 
     @property
     def alive(self) -> bool: ...
+
+    def use_threads(self, threads: int) -> None: ...
 
     def submit(self, request: "Request", planned: "Plan | None" = None) -> "Ticket | Away": ...
 
@@ -87,7 +87,10 @@ class Handle:
 
 
 class Worker:
-    """Runs requests of all users on one engine, that of `lance` or another, until `stop`. `threads`: those it computes with here."""
+    """Runs requests of all users on one engine, that of `lance` or another, until `stop`.
+
+    `threads`: asked before each step how many to compute with; without it, as many as the library takes.
+    """
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class Worker:
         limits: WorkerLimits | None = None,
         metrics: Metrics | None = None,
         engine: Stepper | None = None,
-        threads: int | None = None,
+        threads: Callable[[], int] | None = None,
     ) -> None:
         self.lance = lance
         self.engine: Stepper = engine or lance.engine
@@ -111,7 +114,7 @@ class Worker:
         self._closing = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="openlance-worker", daemon=True)
-        self.metrics.watch(lambda: len(self._waiting), lambda: len(self._active))
+        self._unwatch = self.metrics.watch(lambda: len(self._waiting), lambda: len(self._active))
 
     def start(self) -> "Worker":
         self._thread.start()
@@ -191,8 +194,6 @@ class Worker:
             self._changed.notify()
 
     def _run(self) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
         try:
             while self._turn():
                 pass
@@ -201,6 +202,8 @@ class Worker:
             for handle in [*self._active, *self._waiting.applicants]:
                 handle.finish(None, error)
             raise
+        finally:
+            self._unwatch()
 
     def _turn(self) -> bool:
         """Admit, step, settle. False when stopped."""
@@ -236,6 +239,8 @@ class Worker:
         tokens = sum(active.tokens for active in chosen)
         started = time.perf_counter()
         try:
+            if self._threads is not None:
+                self.engine.use_threads(self._threads())
             self.engine.step(tickets)
         except Exception as error:
             log.exception("a step failed")
