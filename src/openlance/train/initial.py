@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from openlance.model.lance import LanceModel
+from openlance.model.linear import Linear
 from openlance.model.mot import Layer
 
 EMBEDDING_STD = 0.3
@@ -37,7 +38,7 @@ def initialise(model: LanceModel, seed: int) -> None:
             nn.init.zeros_(expert.qkv.bias)
     normal(model.embedding.weight, EMBEDDING_STD)
     nn.init.zeros_(model.head.weight)
-    for product in (model.latent.input, *(part for part in model.latent.time if isinstance(part, nn.Linear))):
+    for product in (model.latent.input, *(part for part in model.latent.time if isinstance(part, Linear))):
         normal(product.weight, product.in_features**-0.5)
         nn.init.zeros_(product.bias)
     nn.init.zeros_(model.latent.output.weight)
