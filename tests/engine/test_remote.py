@@ -5,14 +5,12 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from openlance.engine.engine import Engine
 from openlance.engine.history import History
 from openlance.engine.remote import RemoteEngine, _portable
 from openlance.engine.request import ImageSampling, Progress
@@ -43,7 +41,7 @@ def load(golden_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 def started(load: Load) -> RemoteEngine:
-    engine = RemoteEngine(load)
+    engine = RemoteEngine(load, torch.get_num_threads())
     assert engine.ready(120)
     return engine
 
@@ -112,25 +110,6 @@ def test_a_failing_callback_ends_its_request_alone(remote: RemoteEngine, lance: 
     with pytest.raises(ValueError, match="no more"):
         failing.future.result()
     assert not remote._held
-
-
-def test_threads_are_passed_on(load: Load) -> None:
-    engine = Engine.__new__(Engine)
-    before = torch.get_num_threads()
-    try:
-        engine.use_threads(before + 1)
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
-    remote = RemoteEngine.__new__(RemoteEngine)
-    sent: list[Any] = []
-    remote.__dict__.update(_new=[1], _held={}, active=[], _ended=False, _process=SimpleNamespace(is_alive=lambda: True))
-    remote._exchange = lambda orders: sent.append(orders) or {}  # type: ignore[method-assign, func-returns-value]
-    remote.use_threads(3)
-    remote.step()
-    remote._new = [2]  # type: ignore[list-item]
-    remote.step()
-    assert [orders.threads for orders in sent] == [3, None]
 
 
 def test_cancelled_and_removed_requests_end(remote: RemoteEngine, lance: Lance) -> None:

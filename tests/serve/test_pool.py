@@ -24,7 +24,7 @@ from tests.serve.conftest import Running
 from tests.serve.test_command import parse
 from tests.serve.tiny import tiny_lance
 
-CORES = 2
+THREADS = 1
 
 
 def full(pool: Pool) -> Pool:
@@ -43,7 +43,7 @@ def wait_for(pool: Pool, size: int) -> None:
 
 @pytest.fixture(scope="module")
 def pool(lance: Lance) -> Iterator[Pool]:
-    pool = full(Pool(lance, WorkerLimits(), tiny_lance, 2, CORES))
+    pool = full(Pool(lance, WorkerLimits(), tiny_lance, 2, THREADS))
     yield pool
     pool.stop()
 
@@ -69,22 +69,8 @@ def test_requests_are_shared_out_and_come_out_the_same(pool: Pool, lance: Lance)
     assert pool.metrics.latency.labels("t2i")._sum.get() > 0
 
 
-def test_those_with_work_share_the_cores(pool: Pool, lance: Lance):
-    told: list[tuple[int, int]] = []
-    for number, worker in enumerate(pool._workers):
-        use = worker.engine.use_threads
-        worker.engine.use_threads = lambda threads, number=number, use=use: told.append((number, threads)) or use(threads)
-    pool.submit(drawing(lance, 1)).future.result(60)
-    assert {threads for _, threads in told} == {CORES}
-    told.clear()
-    handles = [pool.submit(drawing(lance, seed, 20)) for seed in range(2)]
-    for handle in handles:
-        handle.future.result(60)
-    assert {(0, 1), (1, 1)} <= set(told)
-
-
 def test_limits_are_those_of_all_together(lance: Lance):
-    pool = Pool(lance, WorkerLimits(max_queue=2, max_active=2, memory_bytes=2**28), tiny_lance, 2, CORES)
+    pool = Pool(lance, WorkerLimits(max_queue=2, max_active=2, memory_bytes=2**28), tiny_lance, 2, THREADS)
     assert (pool._limits.max_queue, pool._limits.max_active, pool._limits.memory_bytes) == (1, 1, 2**27)
     pool.start()
     try:
@@ -138,14 +124,14 @@ def test_small_models_get_a_process_a_core(monkeypatch, lance: Lance, tmp_path):
     settings = ServeSettings(data_dir=tmp_path)
     pool = pool_for(lance, settings, tiny_lance)
     assert pool is not None
-    assert (pool._processes, pool._cores) == (4, 8)
+    assert (pool._processes, pool._threads) == (4, 2)
     assert pool_for(lance, replace(settings, processes=1), tiny_lance) is None
     assert pool_for(lance, settings, None) is None
     monkeypatch.setattr(server_module, "SMALL_MODEL", 10)
     assert pool_for(lance, settings, tiny_lance) is None
     asked = pool_for(lance, replace(settings, processes=3), tiny_lance)
     assert asked is not None
-    assert (asked._processes, asked._cores) == (3, 8)
+    assert (asked._processes, asked._threads) == (3, 2)
 
 
 def test_a_model_on_a_gpu_has_one_process(tmp_path):
@@ -157,7 +143,7 @@ def test_a_model_on_a_gpu_has_one_process(tmp_path):
 
 
 def test_nothing_starts_once_it_is_stopped(lance: Lance):
-    pool = Pool(lance, WorkerLimits(), tiny_lance, 2, CORES).start()
+    pool = Pool(lance, WorkerLimits(), tiny_lance, 2, THREADS).start()
     growing = threading.Thread(target=pool.grow, daemon=True)
     growing.start()
     until = time.monotonic() + 30

@@ -73,11 +73,6 @@ class Engine:
         self.active: list[Ticket] = []
         self._batcher = Batcher(model)
 
-    def use_threads(self, threads: int) -> None:
-        """Compute the next steps with so many threads. Results do not depend on it."""
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-
     def submit(self, request: Request, planned: Plan | None = None) -> Ticket:
         """Add a request to the loop; its first step runs with the next `step()`. `planned`: its plan, when the caller made it already."""
         ticket = Ticket(request, run_request(self.model, self.binder, request, planned))

@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from openlance.engine.engine import Engine, Result, Ticket
 from openlance.engine.prepare import Plan
 from openlance.engine.request import Request
@@ -38,14 +40,13 @@ log = logging.getLogger("openlance.engine")
 
 @dataclass(frozen=True)
 class Orders:
-    """What a process is asked to do: take requests in, end some, step some, with so many threads (None: as before). Requests go by
-    number; a new one without its callbacks, whose names come with it.
+    """What a process is asked to do: take requests in, end some, step some. Requests go by number; a new
+    one without its callbacks, whose names come with it.
     """
 
     new: list[New]
     cancelled: list[int]
     chosen: list[int]
-    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,18 @@ class Away:
 class RemoteEngine:
     """A process with a model of its own that takes requests and steps them when told, like an `Engine`. One thread submits and steps.
 
-    `load` gives it its model, which may take a while: until `ready` it takes nothing. Requests of a conversation with a history belong
-    where the history is. When the process dies its requests fail, and it is no longer `alive`.
+    `load` gives it its model, which may take a while: until `ready` it takes nothing. `threads`: those it computes with. Requests of a
+    conversation with a history belong where the history is. When the process dies its requests fail, and it is no longer `alive`.
     """
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(load, theirs), name="openlance-engine", daemon=True)
+        self._process = context.Process(target=_serve, args=(load, threads, theirs), name="openlance-engine", daemon=True)
         self._process.start()
         theirs.close()
         self._numbers = itertools.count()
         self._new: list[New] = []
-        self._threads: int | None = None
         self._ready = False
         self._held: dict[int, Away] = {}
         self._ended = False
@@ -103,10 +103,6 @@ class RemoteEngine:
         if self.alive and not self._ready and self._connection.poll(seconds):
             self._ready = self._receive() is not None
         return self._ready and self.alive
-
-    def use_threads(self, threads: int) -> None:
-        """As of an `Engine`."""
-        self._threads = threads
 
     def submit(self, request: Request, planned: Plan | None = None) -> Away:
         """As of an `Engine`, which plans anew over there. Raises RequestError for one with a history."""
@@ -135,8 +131,8 @@ class RemoteEngine:
         if not self.alive:
             self._end()
         elif asked or gone or self._new:
-            orders = Orders(self._new, gone, asked, self._threads)
-            self._new, self._threads = [], None
+            orders = Orders(self._new, gone, asked)
+            self._new = []
             self._follow(self._exchange(orders))
         self.active = [ticket for ticket in self.active if not ticket.future.done()]
 
@@ -199,9 +195,10 @@ def _pass_on(ticket: Away, state: State) -> None:
         ticket.future.set_result(state.result)
 
 
-def _serve(load: Load, connection: Connection) -> None:
+def _serve(load: Load, threads: int, connection: Connection) -> None:
     """The other process: load, then do as told until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
     engine: Engine = load().engine
     if engine.model.vision is not None:
         _ = engine.model.vision.tower  # its code takes seconds to import: before the first request
@@ -211,8 +208,6 @@ def _serve(load: Load, connection: Connection) -> None:
         connection.send("ready")
         while True:
             orders: Orders = connection.recv()
-            if orders.threads is not None:
-                engine.use_threads(orders.threads)
             for number, request, callbacks in orders.new:
                 heard = events[number] = []
                 listeners: dict[str, Any] = {name: _listener(name, heard) for name in callbacks}

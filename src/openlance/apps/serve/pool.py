@@ -30,13 +30,12 @@ log = logging.getLogger("openlance.serve")
 
 
 class Pool:
-    """As many workers as there are `processes`, which share the limits; used like one `Worker`.
+    """As many workers as there are `processes`, which share the limits, each computing with `threads`; used like one `Worker`.
 
-    Those that have something to do share the `cores` as threads: a lone request has them all. `load` gives a process its model. The
-    processes are kept by `grow` and take part once they have it.
+    `load` gives a process its model. The processes are kept by `grow` and take part once they have it.
     """
 
-    def __init__(self, lance: "Lance", limits: WorkerLimits, load: "Callable[[], Lance]", processes: int, cores: int) -> None:
+    def __init__(self, lance: "Lance", limits: WorkerLimits, load: "Callable[[], Lance]", processes: int, threads: int) -> None:
         self.lance = lance
         self.metrics = Metrics()
         memory = limits.memory_bytes or free_bytes(str(lance.model.device)) // 2
@@ -46,8 +45,8 @@ class Pool:
             max_queue=max(1, limits.max_queue // processes),
             max_active=max(1, limits.max_active // processes),
         )
-        self._load, self._processes, self._cores = load, processes, cores
-        self._workers = [Worker(lance, self._limits, self.metrics, threads=self._threads)]
+        self._load, self._processes, self._threads = load, processes, threads
+        self._workers = [Worker(lance, self._limits, self.metrics, threads=threads)]
         self._engines: list[RemoteEngine] = []
         self._starting: list[RemoteEngine] = []
         self._failures = 0
@@ -76,11 +75,11 @@ class Pool:
             worker.stop()
         self._engines = [engine for engine in self._engines if engine.alive]
         while len(self._engines) < self._processes - 1 and self._failures < MOST_FAILURES:
-            self._starting.append(RemoteEngine(self._load))
+            self._starting.append(RemoteEngine(self._load, self._threads))
             self._engines.append(self._starting[-1])
         for engine in self._starting.copy():
             if engine.ready():
-                self._workers.append(Worker(self.lance, self._limits, self.metrics, engine, self._threads).start())
+                self._workers.append(Worker(self.lance, self._limits, self.metrics, engine).start())
             elif engine.alive:
                 continue
             else:
@@ -88,11 +87,6 @@ class Pool:
                 log.error("a process could not load the model")
             self._starting.remove(engine)
 
-    def _threads(self) -> int:
-        """For each worker that has something to do."""
-        return max(1, self._cores // max(1, sum(not worker.idle for worker in self._workers)))
-
-    @property
     def size(self) -> int:
         """Workers that take requests now."""
         return sum(worker.alive for worker in self._workers)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from openlance.apps.serve.admission import Budget, ShuttingDown, Waiting, due_time, free_bytes
 from openlance.apps.serve.footprint import Footprint, footprint
 from openlance.apps.serve.metrics import Metrics
@@ -32,8 +34,6 @@ class Stepper(Protocol):
 
     @property
     def alive(self) -> bool: ...
-
-    def use_threads(self, threads: int) -> None: ...
 
     def submit(self, request: "Request", planned: "Plan | None" = None) -> "Ticket | Away": ...
 
@@ -87,10 +87,7 @@ class Handle:
 
 
 class Worker:
-    """Runs requests of all users on one engine, that of `lance` or another, until `stop`.
-
-    `threads`: asked before each step how many to compute with; without it, as many as the library takes.
-    """
+    """Runs requests of all users on one engine, that of `lance` or another, until `stop`. `threads`: those it computes with here."""
 
     def __init__(
         self,
@@ -98,7 +95,7 @@ class Worker:
         limits: WorkerLimits | None = None,
         metrics: Metrics | None = None,
         engine: Stepper | None = None,
-        threads: Callable[[], int] | None = None,
+        threads: int | None = None,
     ) -> None:
         self.lance = lance
         self.engine: Stepper = engine or lance.engine
@@ -194,6 +191,8 @@ class Worker:
             self._changed.notify()
 
     def _run(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
         try:
             while self._turn():
                 pass
@@ -239,8 +238,6 @@ class Worker:
         tokens = sum(active.tokens for active in chosen)
         started = time.perf_counter()
         try:
-            if self._threads is not None:
-                self.engine.use_threads(self._threads())
             self.engine.step(tickets)
         except Exception as error:
             log.exception("a step failed")
