@@ -1,5 +1,6 @@
 """What comes out of a cache is what was put in, but for bfloat16; its words can be new."""
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -8,14 +9,17 @@ import torch
 
 from openlance.data.cache import CachedSource, ShardWriter
 from openlance.data.features import encode_records
+from openlance.data.loader import BatchRecipe, Loader
+from openlance.data.mixture import Mixture
 from openlance.data.sample import KEEP_ALL, Sample, bind_sample
 from openlance.data.source import WorldSource
+from openlance.data.streams import Streams
 from openlance.data.world import Rephrase, WorldData, record_of
 from openlance.errors import LanceError
 from openlance.sequence.bind import Binder
 from openlance.sequence.segment import Kind, Role
 from openlance.sequence.template import OWN_WORDING
-from tests.train.tiny import TinyEncoders, tiny_tokenizer
+from tests.train.tiny import ANCHORS, TinyEncoders, tiny_tokenizer
 
 BINDER = Binder(tiny_tokenizer(), OWN_WORDING)
 TASKS = ("t2i", "image_edit", "understand", "subject_image", "i2v", "video_edit")
@@ -58,6 +62,60 @@ def test_a_growing_cache_is_noticed(tmp_path: Path) -> None:
     assert len(cached) == 6
     (tmp_path / "shard-00002.safetensors").write_bytes(b"half")
     assert len(cached) == 6
+
+
+def test_a_cache_without_shards_says_what_is_there(tmp_path: Path) -> None:
+    cache = tmp_path / "pictures"
+
+    def begin() -> Mixture:
+        return Mixture([source(cache)], [1.0], 0)
+
+    with pytest.raises(LanceError, match=rf"'cached' is empty: there is no folder {cache}; fill it .*openlance train CACHE_RECIPE"):
+        begin()
+    ShardWriter(cache, {"task": "t2i"})
+    with pytest.raises(LanceError, match=rf"is empty: {cache} has 0 complete shards; fill it"):
+        begin()
+    fill(cache, "t2i", shards=3)
+    assert begin().lengths == [9]
+    (cache / "shard-00000.jsonl").unlink()
+    with pytest.raises(LanceError, match=rf"{cache} has 0 complete shards, and 2 behind shard-00000\.jsonl, which is missing"):
+        begin()
+    assert Mixture([source(cache), WorldSource("world", WorldData("t2i"), TinyEncoders(), BINDER, KEEP_ALL)], [0.0, 1.0], 0).lengths[0] == 0
+
+
+def test_a_cache_that_lost_shards_since_the_checkpoint_is_named(tmp_path: Path) -> None:
+    """Also how a process of several learns that it sees another folder than rank 0, whose state it takes over."""
+    fill(tmp_path, "t2i", shards=2)
+    state = Mixture([source(tmp_path)], [1.0], 0).state()
+    (tmp_path / "shard-00001.jsonl").unlink()
+    with pytest.raises(LanceError, match=rf"has 3 samples and the run goes on from 6: {tmp_path} has 1 complete shards; bring back"):
+        Mixture([source(tmp_path)], [1.0], 0).load_state(state)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"half")], ids=["missing", "half"])
+def test_features_that_cannot_be_read_are_named(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    fill(tmp_path, "t2i")
+    spoil(tmp_path / "shard-00000.safetensors")
+    with pytest.raises(LanceError, match=r"shard-00000\.safetensors cannot be read .*remove shard-00000\.jsonl .*build the cache again"):
+        len(source(tmp_path))
+
+
+def test_one_shard_serves_any_number_of_processes_and_streams(tmp_path: Path) -> None:
+    """Shards are not dealt out: every process and stream draws from all of them, and the batches of a step are shared."""
+    fill(tmp_path, "t2i", count=4)
+    recipe = BatchRecipe(tokens=512, tokens_per_step=2048, streams=3)
+
+    def streams(rank: int, ranks: int, workers: int) -> Streams:
+        mixtures = [Mixture([source(tmp_path)], [1.0], seed) for seed in range(recipe.streams)]
+        return Streams([Loader(mixture, recipe, ANCHORS, rank, ranks) for mixture in mixtures], workers)
+
+    alone = streams(0, 1, 0)
+    shared = [streams(rank, 4, workers=3) for rank in range(4)]
+    for _ in range(2 * recipe.streams):
+        whole = alone.step()
+        parts = {each.place(i): batch for each in shared for i, batch in enumerate(each.step())}
+        assert len(parts) == len(whole) > 1
+        assert all(torch.equal(parts[i].latents, batch.latents) for i, batch in enumerate(whole))
 
 
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:

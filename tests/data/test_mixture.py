@@ -26,6 +26,9 @@ class Counted:
     def sample(self, index: int, rng: Random) -> Sample:
         return tiny_sample(self.task, rng.randrange(1000) * 100 + index)
 
+    def contents(self) -> str:
+        return f"it has {self.length} samples"
+
 
 def draws(mixture: Mixture, count: int) -> list[Draw]:
     return [mixture.draw() for _ in range(count)]

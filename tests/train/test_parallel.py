@@ -101,6 +101,16 @@ def test_a_step_that_is_not_finite_on_one_process_is_left_out_by_all(tmp_path: P
     assert (state["step"], state["skipped"]) == (4, 1)
 
 
+@pytest.mark.dist
+def test_a_cache_without_shards_stops_all_processes_in_one_sentence(tmp_path: Path) -> None:
+    recipe = tiny_run(tmp_path, steps=1)
+    for path in (tmp_path / "cache" / "t2i").glob("shard-*"):
+        path.unlink()
+    done = torchrun("-m", "openlance.train.loop", str(tmp_path / "recipe.yaml"), fails=True)
+    assert f"source 't2i' is empty: {tmp_path / 'cache' / 't2i'} has 0 complete shards; fill it" in done.stderr
+    assert not (recipe.output / "metrics.jsonl").exists()
+
+
 def test_alone_nothing_is_exchanged() -> None:
     weight = nn.Parameter(torch.ones(2))
     with joined("cpu") as ranks:

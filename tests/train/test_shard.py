@@ -1,6 +1,8 @@
 """A model split among processes trains as a whole one does, and goes on from any checkpoint on any number of processes."""
 
+import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +15,14 @@ from openlance.errors import CheckpointError, LanceError
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.loop import _loss, _noised, start, train
 from openlance.train.losses import LossSums
-from openlance.train.parallel import ParallelRecipe, Ranks, joined
+from openlance.train.optim import Optimizer, OptimRecipe
+from openlance.train.parallel import ParallelRecipe, Ranks, joined, local
 from openlance.train.recipe import read_recipe
 from openlance.train.recompute import recompute_layers
-from openlance.train.shard import Shards
+from openlance.train.shard import Shards, shard_model
 from openlance.weights.load import load_pretrained
 from tests.train.test_parallel import OPTIM, assert_same_run, lines, torchrun, train_on
-from tests.train.tiny import tiny_run
+from tests.train.tiny import tiny_model, tiny_run
 
 SHARD, WHOLE = "parallel.shard=true", "parallel.shard=false"
 MUON = {**OPTIM, "kind": "muon", "matrix_learning_rate": 5e-5}
@@ -177,6 +180,136 @@ def test_what_is_saved_is_the_state_when_it_was_asked_for(tmp_path: Path) -> Non
     (tmp_path / "step-00000003" / "__0_0.distcp").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"step-00000003 cannot be read"):
         Checkpoints(tmp_path).load()
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing runs after kill -9."""
+
+
+@contextmanager
+def killed_at(moment: int) -> Iterator[None]:
+    """The `moment`-th change of names or removal of a folder does not take place; of what is removed one file has gone."""
+    left = moment
+
+    def until(function: Any) -> Any:
+        def call(path: Path, *more: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                if function is rmtree:
+                    next(path.iterdir()).unlink()
+                raise Killed
+            return function(path, *more, **options)
+
+        return call
+
+    replace, rmtree = os.replace, shutil.rmtree
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "replace", until(replace))
+        patched.setattr(shutil, "rmtree", until(rmtree))
+        yield
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(False, False), (False, True), (True, False), (True, True)],
+    ids=["file again", "file as folder", "folder as file", "folder again"],
+)
+def test_a_step_saved_again_is_whole_at_every_moment(tmp_path: Path, before: bool, after: bool) -> None:
+    """It is the only checkpoint, as of a file or of a folder; saving again is killed at each of its moments in turn."""
+    with joined("cpu", group=True) as ranks:
+        shards = Shards(ranks)
+
+        def save(folder: Path, split: bool, value: float) -> None:
+            weight = torch.full((3, 2), value)
+            checkpoints = Checkpoints(folder, keep=1, shards=shards if split else None)
+            checkpoints.save(1, {"value": value, "weights": [shards.copied(weight, weight.shape) if split else weight]})
+            checkpoints.wait()
+
+        def saved(folder: Path) -> float:
+            assert Checkpoints(folder).steps() == [1]
+            state = Checkpoints(folder).load()
+            assert state is not None
+            assert state["weights"][0].tolist() == [[state["value"]] * 2] * 3
+            return float(state["value"])
+
+        found = []
+        for moment in range(1, 20):
+            folder = tmp_path / str(moment)
+            save(folder, before, 1.0)
+            try:
+                with killed_at(moment):
+                    save(folder, after, 2.0)
+                break
+            except Killed:
+                found.append(saved(folder))
+                save(folder, after, 3.0)
+                assert saved(folder) == 3.0
+                assert len(list(folder.iterdir())) == 1
+        assert saved(folder) == 2.0
+        assert len(list(folder.iterdir())) == 1
+        assert found == sorted(found)
+        assert found[0] == 1.0
+
+
+def test_a_disk_that_fills_up_leaves_the_step_that_is_saved_again(tmp_path: Path) -> None:
+    with joined("cpu", group=True) as ranks:
+        shards = Shards(ranks)
+        checkpoints = Checkpoints(tmp_path, keep=1, shards=shards)
+        weight = torch.arange(4000.0).view(1000, 4)
+        checkpoints.save(1, {"weight": shards.copied(weight, weight.shape)})
+        checkpoints.wait()
+        with no_file_larger_than(8000):
+            checkpoints.save(1, {"weight": shards.copied(weight + 1, weight.shape)})
+            with pytest.raises(CheckpointError, match="step-00000001 cannot be written"):
+                checkpoints.wait()
+        state = Checkpoints(tmp_path).load()
+        assert state is not None
+        assert torch.equal(state["weight"], weight)
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["file", "folder"])
+def test_what_a_killed_run_of_the_other_kind_left_half_written_is_no_obstacle(tmp_path: Path, split: bool) -> None:
+    stale = tmp_path / "step-00000001.tmp"
+    if split:
+        stale.write_bytes(b"half")
+    else:
+        stale.mkdir()
+        (stale / "rest.pt").write_bytes(b"half")
+    with joined("cpu", group=True) as ranks:
+        checkpoints = Checkpoints(tmp_path, shards=Shards(ranks) if split else None)
+        path = checkpoints.save(1, {"step": 1})
+        checkpoints.wait()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_state_of_a_split_optimiser_stays_as_it_was_asked_for(kind: str) -> None:
+    """Down to the count of steps that AdamW keeps: a slow disk must not save a later one with earlier weights."""
+
+    def numbers(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return local(value).tolist()
+        if isinstance(value, dict):
+            return {key: numbers(each) for key, each in value.items()}
+        return [numbers(each) for each in value] if isinstance(value, list) else value
+
+    with joined("cpu", group=True) as ranks:
+        model, shards = tiny_model(), Shards(ranks)
+        shard_model(model, torch.float32, ranks, shards)
+        optimizer = Optimizer(model, OptimRecipe(kind, ema=0.5), 10, shards)
+
+        def step(number: int) -> None:
+            for weight in model.parameters():
+                weight.grad = torch.ones_like(weight)
+            optimizer.step(number, 1.0)
+
+        step(0)
+        state = optimizer.state()
+        before = numbers(state)
+        step(1)
+        assert numbers(state) == before
+        assert numbers(optimizer.state()) != before
 
 
 @contextmanager

@@ -108,6 +108,14 @@ class CachedSource:
             self._starts.append(self._starts[-1] + len(self._shards[-1].lines))
         return self._starts[-1]
 
+    def contents(self) -> str:
+        """The folder and its shards; those behind a gap do not count, as others may be built beside this run."""
+        if not self.folder.is_dir():
+            return f"there is no folder {self.folder}"
+        known, found = len(self._shards), len(list(self.folder.glob("shard-*.jsonl")))
+        behind = f", and {found - known} behind shard-{known:05d}.jsonl, which is missing" if found > known else ""
+        return f"{self.folder} has {known} complete shards{behind}"
+
     def entries(self) -> Iterator[dict[str, Any]]:
         """What is known of every example besides its features."""
         for shard in self._shards:
@@ -139,9 +147,14 @@ def _cut(tensor: Tensor, place: Place) -> Tensor | None:
 
 
 def _open(path: Path) -> _Shard:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors = load_file(path.with_suffix(".safetensors"))
+    features = path.with_suffix(".safetensors")
+    try:
+        tensors = load_file(features)
+    except (OSError, SafetensorError) as error:
+        raise LanceError(f"{features} cannot be read ({error}): remove {path.name} beside it and build the cache again") from error
     return _Shard(tensors["vision"], tensors["latent"], path.read_bytes().split(b"\n"))
 
 

@@ -50,7 +50,10 @@ class Mixture:
                 self.lengths[i] = len(source)
                 self.drawn[i] = 0
             if not self.lengths[i] and self.weights[i]:
-                raise LanceError(f"source '{source.name}' is empty: fill it, or give it weight 0")
+                raise LanceError(
+                    f"source '{source.name}' is empty: {source.contents()}; fill it (a cache: openlance train CACHE_RECIPE.yaml), name "
+                    "another one, or give it weight 0"
+                )
 
     def draw(self) -> Draw:
         """The next sample's place; advances the state."""
@@ -77,7 +80,10 @@ class Mixture:
             raise LanceError(f"the checkpoint was made with {len(state['drawn'])} sources, the recipe has {len(self.sources)}")
         for source, length in zip(self.sources, state["lengths"], strict=True):
             if len(source) < length:
-                raise LanceError(f"source '{source.name}' has {len(source)} samples and had {length} when the checkpoint was made")
+                raise LanceError(
+                    f"source '{source.name}' has {len(source)} samples and the run goes on from {length}: {source.contents()}; bring back "
+                    "what the checkpoint was made with, and let all processes see the same files"
+                )
         self.number, self.drawn, self.lengths = state["number"], list(state["drawn"]), list(state["lengths"])
 
 

@@ -24,6 +24,9 @@ class Source(Protocol):
     def sample(self, index: int, rng: Random) -> Sample:
         """The sample of an index; `rng` draws its wording and what it loses."""
 
+    def contents(self) -> str:
+        """Where the samples are and what was found there, for messages."""
+
 
 class RecordSource:
     """Records encoded when they are drawn, one by one: for small data sets and for tests."""
@@ -42,6 +45,9 @@ class RecordSource:
         record = self.records[index]
         ((media, target),) = encode_records([record], self.encoders)
         return bind_sample(self.binder, record.words, media, target, self.dropout.draw(rng))
+
+    def contents(self) -> str:
+        return f"it has {len(self.records)} records"
 
 
 class WorldSource:
@@ -63,3 +69,6 @@ class WorldSource:
         record = record_of(self.data.example(index).turns[0])
         ((media, target),) = encode_records([record], self.encoders)
         return bind_sample(self.binder, record.words, media, target, self.dropout.draw(rng))
+
+    def contents(self) -> str:
+        return f"{self.data.task} of the world, {self.length} samples"

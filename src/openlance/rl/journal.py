@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from openlance.train.tracking import Tracker, track
 
 
 class Journal:
     """A file of entries, each of an iteration. After a crash, entries that come after the last checkpoint are dropped."""
 
-    def __init__(self, path: Path, iteration: int) -> None:
-        """Go on after `iteration` finished iterations."""
+    def __init__(self, path: Path, iteration: int, trackers: Sequence[Tracker] = ()) -> None:
+        """Go on after `iteration` finished iterations. The trackers get the same numbers, those of an evaluation under its name."""
         self.path = path
+        self.trackers = trackers
         if path.exists():
             lines = [line for line in path.read_bytes().split(b"\n")[:-1] if json.loads(line)["iteration"] <= iteration]
             temporary = path.with_suffix(".tmp")
@@ -25,6 +29,8 @@ class Journal:
         rounded = {key: _rounded(value) for key, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(rounded) + "\n")
+        numbers = {key: value for key, value in rounded.items() if key != "iteration"}
+        track(self.trackers, rounded["iteration"], {values["evaluation"]: numbers} if "evaluation" in values else numbers)
         print("  ".join(f"{key} {value}" for key, value in rounded.items()), flush=True)
 
     def entries(self) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from openlance.engine.engine import Engine
@@ -33,10 +32,12 @@ from openlance.rl.scoring import Judges, Scored, Tally
 from openlance.rl.watch import suspicions
 from openlance.sequence.bind import Binder
 from openlance.train.checkpoint import Checkpoints
+from openlance.train.export import write_export
+from openlance.train.lora import TARGETS, is_adapter
 from openlance.train.optim import Optimizer
-from openlance.train.prepare import build_model, freeze
+from openlance.train.prepare import build_model, choose_learners
 from openlance.train.recipe import RecipeError
-from openlance.weights.save import save_pretrained
+from openlance.train.tracking import Tracker, open_trackers
 
 Group = list[Rollout]
 """The samples of one prompt, in one or more passes."""
@@ -67,9 +68,7 @@ def start_with(recipe: RlRecipe, model: LanceModel, binder: Binder) -> Run:
     """A run on a model in memory."""
     if model.autoencoder is None:
         raise RecipeError("the model has no autoencoder, so its pictures cannot be judged: set model.autoencoder to the folder of one")
-    if recipe.model.lora is not None:
-        raise RecipeError("model.lora is for supervised runs: leave it out here, and merge an adapter into model.checkpoint beforehand")
-    freeze(model, recipe.model.train)
+    choose_learners(model, recipe.model, recipe.seed)
     learners = narrow(model, recipe.learns)
     judges = Judges({name: find_reward(name) for name in (*recipe.rewards, *recipe.watch)}, recipe.rewards)
     model.to(recipe.device)
@@ -83,13 +82,19 @@ def start_with(recipe: RlRecipe, model: LanceModel, binder: Binder) -> Run:
 
 
 def narrow(model: LanceModel, parts: Sequence[str]) -> list[nn.Parameter]:
-    """The weights that learn: of those that may, the ones whose names contain one of `parts` (all, when there are none)."""
+    """The weights that learn: of those that may, the ones whose names contain one of `parts` (all, when there are none).
+
+    Raises RecipeError if that leaves none.
+    """
+    able = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for name, parameter in model.named_parameters():
         if parts and not any(part in name for part in parts):
             parameter.requires_grad_(False)
     learners = [p for p in model.parameters() if p.requires_grad]
     if not learners:
-        raise RecipeError(f"learns {list(parts)} fits no weight of the generation expert: use parts of names: qkv, output, gate_up, down")
+        found = [target for target in TARGETS if any(target in name for name in able)]
+        what = "adapter that model.lora puts on" if any(map(is_adapter, able)) else "weight of"
+        raise RecipeError(f"learns {list(parts)} fits no {what} the generation expert: use parts of names: {', '.join(found)}")
     return learners
 
 
@@ -105,13 +110,17 @@ def practise(recipe: RlRecipe, run: Run | None = None) -> Run:
     """Run a recipe to its end, from its newest checkpoint if there is one. `run`: a fresh one on a model in memory."""
     recipe.output.mkdir(parents=True, exist_ok=True)
     (recipe.output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
-    run = run or start(recipe)
+    with open_trackers(recipe.output, recipe.name, recipe.wandb, recipe.to_dict()) as trackers:
+        return _practise(recipe, run or start(recipe), trackers)
+
+
+def _practise(recipe: RlRecipe, run: Run, trackers: Sequence[Tracker]) -> Run:
     checkpoints = Checkpoints(recipe.output / "checkpoints", recipe.keep)
     state = checkpoints.load()
     if state is not None:
         _restore(run, state)
-    metrics = Journal(recipe.output / "metrics.jsonl", run.iteration)
-    curve = Journal(recipe.output / "evaluations.jsonl", run.iteration)
+    metrics = Journal(recipe.output / "metrics.jsonl", run.iteration, trackers)
+    curve = Journal(recipe.output / "evaluations.jsonl", run.iteration, trackers)
     if state is None:
         record_evaluation(run, curve)
     saved = time.monotonic()
@@ -125,7 +134,7 @@ def practise(recipe: RlRecipe, run: Run | None = None) -> Run:
             checkpoints.save(run.iteration, _state(run))
             saved = time.monotonic()
     with run.optimizer.averaged():
-        save_pretrained(run.model, run.binder, recipe.output / "model", dtype=torch.bfloat16, overwrite=True)
+        write_export(run.model, run.binder, recipe.model, recipe.output)
     return run
 
 

@@ -23,6 +23,8 @@ class RlPlan:
     learns: int
     parameters: int
     nbytes: int
+    copies: int
+    """Bytes of the objective's copies of the weights that learn: of its reference, of the policy that samples."""
     seconds_per_iteration: float
 
     def lines(self, run: Run) -> list[str]:
@@ -30,13 +32,15 @@ class RlPlan:
         recipe, rollout = run.recipe, run.recipe.rollout
         steps = rollout.sampling.resolve(run.model.config).num_inference_steps
         rewards = ", ".join(f"{weight:g} x {name}" for name, weight in recipe.rewards.items())
+        adapters = "" if recipe.model.lora is None else f": {recipe.model.lora}"
         hours = self.seconds_per_iteration * recipe.iterations / 3600
         return [
             f"{recipe.name}: {recipe.objective}, {recipe.iterations} iterations",
             f"{rollout.prompts} prompts x {rollout.samples} samples of {steps} steps an iteration",
             f"trains on {rewards}; watches {', '.join(recipe.watch) or 'nothing'}",
             f"{self.samples:,} samples, {self.updates:,} updates, {self.tokens_per_iteration:,} tokens an iteration",
-            f"{self.learns:,} of {self.parameters:,} weights learn; {self.nbytes / 2**30:.2f} GiB for weights, optimiser and copies",
+            f"{self.learns:,} of {self.parameters:,} weights learn{adapters}",
+            f"{self.nbytes / 2**30:.2f} GiB for weights, optimiser and copies, of which {self.copies / 2**20:,.1f} MiB for copies",
             f"{self.seconds_per_iteration:.1f} s an iteration without rewards, {hours:.2f} h in all, by one pass measured now",
         ]
 
@@ -54,6 +58,7 @@ def make_plan(run: Run) -> RlPlan:
     forwards = sampling.num_inference_steps
     drawn = rollout.prompts * rollout.samples
     forward, backward = _measure(samples, count, learners)
+    copies = sum(tensor.nbytes for values in run.objective.state().values() for tensor in values)
     trained = recipe.passes * run.objective.terms
     return RlPlan(
         samples=drawn * recipe.iterations,
@@ -61,7 +66,8 @@ def make_plan(run: Run) -> RlPlan:
         tokens_per_iteration=round(drawn * samples.cells * (forwards + trained) * (1 + guided)),
         learns=sum(p.numel() for p in learners),
         parameters=sum(p.numel() for p in run.model.parameters()),
-        nbytes=_bytes(run),
+        nbytes=_bytes(run) + copies,
+        copies=copies,
         seconds_per_iteration=drawn / count * (forwards * forward + trained * (forward + backward)),
     )
 
@@ -91,12 +97,11 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _bytes(run: Run) -> int:
-    """Weights, gradients, float32 masters where weights are not, two Adam moments, average, copies of the objective."""
+    """Weights, gradients, float32 masters where weights are not, two Adam moments, average."""
     total = sum(p.nbytes for p in run.model.parameters())
     learners = [p for p in run.model.parameters() if p.requires_grad]
     gradient = sum(p.nbytes for p in learners)
     full = 4 * sum(p.numel() for p in learners)
     masters = 0 if run.recipe.precision == "float32" else full
     average = full if run.recipe.optim.ema else 0
-    copies = sum(sum(t.nbytes for t in values) for values in run.objective.state().values())
-    return total + gradient + masters + 2 * full + average + copies
+    return total + gradient + masters + 2 * full + average

@@ -81,7 +81,8 @@ class RlRecipe:
     passes: int = 1
     """How often all groups of an iteration are gone through."""
     learns: tuple[str, ...] = ()
-    """Only weights of the generation expert whose names contain one of these, e.g. qkv; empty: all of them."""
+    """Only weights of the generation expert, or with model.lora only adapters on it, whose names contain one of these, e.g. qkv; empty:
+    all of them."""
     evaluations: dict[str, EvaluationRecipe] = field(default_factory=dict)
     evaluate_every: int = 25
     """Iterations; also before the first and after the last."""
@@ -92,6 +93,8 @@ class RlRecipe:
     seed: int = 0
     save_minutes: float = 5.0
     keep: int = 2
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the numbers of both journals too (extra `track`); WANDB_MODE=offline keeps them here."""
     skip_bad_updates: int = 5
     """Updates in all that may be left out because their loss or gradient is not finite."""
 

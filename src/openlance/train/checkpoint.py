@@ -1,5 +1,8 @@
 """Checkpoints: written whole or not at all, the last few kept, read back to the very same state.
 
+What is written has the suffix `.tmp` until it is complete. A folder of a step that is saved again has the suffix `.old` until the new one
+has its name, and is a checkpoint as before meanwhile.
+
 A run whose processes hold everything writes one file, `step-N.pt`. A run that splits its model writes a folder `step-N`, every process its
 rows (torch.distributed.checkpoint), beside the steps that follow. Either kind of run goes on from either kind, on any number of processes.
 """
@@ -23,7 +26,7 @@ from openlance.train.parallel import local
 if TYPE_CHECKING:
     from openlance.train.shard import Shards
 
-NAME = re.compile(r"step-(\d{8})(\.pt)?")
+NAME = re.compile(r"step-(\d{8})(\.pt|\.old)?")
 REST = "rest.pt"
 """File of a folder for what is no tensor."""
 
@@ -65,6 +68,7 @@ class Checkpoints:
         temporary = path.with_suffix(".tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            _remove(temporary)
             with temporary.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
@@ -73,6 +77,8 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
             raise _refused(path, error) from error
+        for earlier in (self._old(step), self._folder(step)):
+            _discard(earlier)
         self._forget()
         return path
 
@@ -89,11 +95,13 @@ class Checkpoints:
             dcp.save(tensors, storage_writer=dcp.FileSystemWriter(temporary), process_group=shards.saving)
             shards.lead(lambda: self._finish(temporary, path))
         except (OSError, RuntimeError, dcp.CheckpointException) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if shards.leads:
+                # No other: one that has lost the first must not take away what that is giving its name.
+                shutil.rmtree(temporary, ignore_errors=True)
             raise _refused(path, error) from error
 
     def _begin(self, temporary: Path, rest: Any) -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         temporary.mkdir(parents=True)
         with (temporary / REST).open("wb") as file:
             torch.save(rest, file)
@@ -101,19 +109,23 @@ class Checkpoints:
             os.fsync(file.fileno())
 
     def _finish(self, temporary: Path, path: Path) -> None:
-        shutil.rmtree(path, ignore_errors=True)
+        """Let the complete folder take the place of an earlier one: at every moment one of them has a name that `load` knows."""
+        old = path.with_suffix(".old")
+        if path.exists():
+            _remove(old)
+            os.replace(path, old)
         os.replace(temporary, path)
+        _remove(old)
+        _remove(path.with_suffix(".pt"))
         self._forget()
 
     def _forget(self) -> None:
         """Remove all but the last ones, and what a killed run left half-written."""
-        for old in self.steps()[: -self.keep]:
-            self._file(old).unlink(missing_ok=True)
-            if self._folder(old).is_dir():
-                # First its name: killed halfway, no part of it is taken for a checkpoint.
-                os.replace(self._folder(old), self._folder(old).with_suffix(".tmp"))
+        for step in self.steps()[: -self.keep]:
+            for path in (self._old(step), self._folder(step), self._file(step)):
+                _discard(path)
         for stale in self.folder.glob("step-*.tmp"):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+            _remove(stale)
 
     def load(self) -> dict[str, Any] | None:
         """The newest state, None if there is none; of a split model this rank's rows of every tensor. In host memory.
@@ -123,8 +135,9 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             return None
-        path = self._folder(steps[-1])
-        path = path if path.is_dir() else self._file(steps[-1])
+        # A folder that was saved again over an old one, or over a file, is in front of it until that is gone.
+        step = steps[-1]
+        path = next(path for path in (self._folder(step), self._file(step), self._old(step)) if path.exists())
         try:
             state: dict[str, Any] = self._load_folder(path) if path.is_dir() else self._load_file(path)
         except Exception as error:
@@ -163,6 +176,24 @@ class Checkpoints:
 
     def _folder(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+    def _old(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.old"
+
+
+def _discard(checkpoint: Path) -> None:
+    """Remove a checkpoint. First its name: killed halfway, no part of it is taken for one."""
+    if checkpoint.is_dir():
+        temporary = checkpoint.with_suffix(".tmp")
+        _remove(temporary)
+        os.replace(checkpoint, temporary)
+        checkpoint = temporary
+    _remove(checkpoint)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _library() -> Any:

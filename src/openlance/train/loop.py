@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +26,16 @@ from openlance.sequence.bind import Binder
 from openlance.train.allocator import keep_freed_memory
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.compiled import compile_layers
-from openlance.train.lora import attach, merged_tensors, write_adapter
+from openlance.train.export import write_export
 from openlance.train.losses import LossSums, Objective, compute_loss, draw_path
 from openlance.train.losses import Path as NoisePath
 from openlance.train.metrics import Meter
 from openlance.train.optim import Optimizer
 from openlance.train.parallel import Ranks, joined
-from openlance.train.prepare import build_loader, build_model, freeze
+from openlance.train.prepare import build_loader, build_model, choose_learners
 from openlance.train.recipe import TrainRecipe, read_recipe
 from openlance.train.recompute import recompute_layers
-from openlance.weights.save import save_pretrained
+from openlance.train.tracking import Tracker, open_trackers
 
 if TYPE_CHECKING:
     from openlance.train.shard import Shards
@@ -61,9 +62,7 @@ def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
     """A run at its first step; on the recipe's device and alone, or as one of several ranks on its own device."""
     ranks = ranks or Ranks(device=recipe.device)
     model, binder, encoders = build_model(recipe.model, recipe.seed)
-    freeze(model, recipe.model.train)
-    if recipe.model.lora is not None:
-        attach(model, recipe.model.lora, recipe.model.train, recipe.seed)
+    choose_learners(model, recipe.model, recipe.seed)
     shards = _split(model, recipe, ranks) if recipe.parallel.shard else None
     if shards is None:
         model.to(ranks.device)
@@ -91,19 +90,21 @@ def train(recipe: TrainRecipe) -> dict[str, Any]:
     A run that has ended is only exported again. Under torchrun all its processes take part.
     """
     with joined(recipe.device, recipe.parallel.shard) as ranks:
-        return _train(recipe, ranks)
-
-
-def _train(recipe: TrainRecipe, ranks: Ranks) -> dict[str, Any]:
-    if ranks.leads:
+        if not ranks.leads:
+            return _train(recipe, ranks, ())
         recipe.output.mkdir(parents=True, exist_ok=True)
         (recipe.output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
+        with open_trackers(recipe.output, recipe.name, recipe.wandb, recipe.to_dict()) as trackers:
+            return _train(recipe, ranks, trackers)
+
+
+def _train(recipe: TrainRecipe, ranks: Ranks, trackers: Sequence[Tracker]) -> dict[str, Any]:
     run = start(recipe, ranks)
     checkpoints = Checkpoints(recipe.output / "checkpoints", recipe.keep, run.shards)
-    meter = Meter(recipe.output / "metrics.jsonl")
     state = checkpoints.load()
+    tokens, seconds = (0, 0.0) if state is None else (state["tokens"], state["seconds"])
+    meter = Meter(recipe.output / "metrics.jsonl", tokens, seconds, trackers)
     if state is not None:
-        meter = Meter(recipe.output / "metrics.jsonl", state["tokens"], state["seconds"])
         _restore(run, state)
     _agree(run)
     if recipe.compile:
@@ -259,19 +260,11 @@ def export(run: Run) -> Path:
 
             state = whole(state, run.ranks, run.recipe.dtype)
         if run.ranks.leads:
-            _write(run, state, folder)
+            write_export(run.model, run.binder, run.recipe.model, run.recipe.output, state)
     for hook in run.recipe.hooks if run.ranks.leads else ():
         module, _, function = hook.partition(":")
         getattr(importlib.import_module(module), function)(folder, run.step)
     return folder
-
-
-def _write(run: Run, state: dict[str, Tensor], folder: Path) -> None:
-    lora = run.recipe.model.lora
-    if lora is not None:
-        write_adapter(state, lora, run.recipe.model.train, run.recipe.output / "adapter")
-        state = merged_tensors(state, lora, torch.bfloat16)
-    save_pretrained(run.model, run.binder, folder, dtype=torch.bfloat16, overwrite=True, tensors=state)
 
 
 def main(arguments: list[str]) -> None:

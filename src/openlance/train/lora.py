@@ -41,6 +41,10 @@ class LoraRecipe:
         if unknown or not self.targets:
             raise LanceError(f"model.lora.targets {unknown or '[]'} must be among {', '.join(TARGETS)}")
 
+    def __str__(self) -> str:
+        """For plans."""
+        return f"adapters of rank {self.rank} on {', '.join(self.targets)}"
+
 
 def is_adapter(name: str) -> bool:
     """Whether a parameter of this name belongs to an adapter."""

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import resource
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from openlance.train.losses import LossSums
+from openlance.train.tracking import Tracker, track
 
 
 class Meter:
-    """Collects between two reports; writes `metrics.jsonl`, and TensorBoard files beside it where tensorboard is installed."""
+    """Collects between two reports; writes `metrics.jsonl` and tells the trackers the same numbers."""
 
-    def __init__(self, path: Path, tokens: int = 0, seconds: float = 0.0) -> None:
+    def __init__(self, path: Path, tokens: int = 0, seconds: float = 0.0, trackers: Sequence[Tracker] = ()) -> None:
         self.path = path
+        self.trackers = trackers
         self.tokens = tokens
         self._before = seconds
         self._started = time.monotonic()
-        self._board: Any = None
         self._reset()
 
     def _reset(self) -> None:
@@ -51,7 +52,6 @@ class Meter:
         elapsed = max(time.monotonic() - self._since, 1e-9)
         steps = max(self._steps, 1)
         values: dict[str, Any] = {
-            "step": step,
             "minutes": round(self.seconds / 60, 2),
             "tokens": self.tokens,
             "loss": round(self._loss / steps, 5),
@@ -63,23 +63,11 @@ class Meter:
             **{key: round(value, 4) for key, value in sorted(self.sums.means().items())},
             "samples": dict(self._samples),
         }
+        entry = {"step": step, **values}
         with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-        self._draw(step, values)
-        shown = {key: value for key, value in values.items() if key not in ("samples", "memory_gb")}
+            file.write(json.dumps(entry) + "\n")
+        track(self.trackers, step, values)
+        shown = {key: value for key, value in entry.items() if key not in ("samples", "memory_gb")}
         print("  ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
         self._reset()
-        return values
-
-    def _draw(self, step: int, values: dict[str, Any]) -> None:
-        """Add the numbers to the curves of TensorBoard; those of a resumed run go on where its checkpoint was."""
-        if importlib.util.find_spec("tensorboard") is None:
-            return
-        if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step)
-        for name, value in values.items():
-            if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
-        self._board.flush()
+        return entry

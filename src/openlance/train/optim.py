@@ -194,7 +194,9 @@ class Optimizer:
         # AdamW numbers its weights by the order of its groups.
         order = [index for group in self._groups for index in group]
         adamw["state"] = {
-            number: {key: copied(value, shapes[order[number]]) if value.ndim else value.cpu() for key, value in entry.items()}
+            number: {
+                key: copied(value, shapes[order[number]]) if value.ndim else value.to("cpu", copy=True) for key, value in entry.items()
+            }
             for number, entry in adamw["state"].items()
         }
         return state

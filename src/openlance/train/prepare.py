@@ -23,6 +23,7 @@ from openlance.sequence.template import OWN_WORDING
 from openlance.sequence.tokenizer import Tokenizer
 from openlance.train.frozen import FrozenEncoders, fit_to, read_autoencoder, read_vision
 from openlance.train.initial import initialise
+from openlance.train.lora import attach
 from openlance.train.parallel import Ranks
 from openlance.train.recipe import ModelRecipe, RecipeError, SourceRecipe, TrainRecipe
 from openlance.weights.load import load_pretrained
@@ -95,6 +96,13 @@ def freeze(model: LanceModel, train: tuple[str, ...]) -> None:
     for name, parameter in model.named_parameters():
         encoder = name.startswith(("vision.", "autoencoder."))
         parameter.requires_grad_(not encoder and any(expert in name or name.startswith(SHARED[expert]) for expert in train))
+
+
+def choose_learners(model: LanceModel, recipe: ModelRecipe, seed: int) -> None:
+    """Let only the experts of a recipe learn or, where it asks for adapters, only adapters on them, drawn from `seed`."""
+    freeze(model, recipe.train)
+    if recipe.lora is not None:
+        attach(model, recipe.lora, recipe.train, seed)
 
 
 def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders, ranks: Ranks) -> Loader | Streams:

@@ -104,6 +104,8 @@ class TrainRecipe:
     keep: int = 2
     export_every: int = 0
     """Steps between two exports of the averaged model to `output/model`; 0: at the end only."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the numbers of `metrics.jsonl` too (extra `track`); WANDB_MODE=offline keeps them here."""
     hooks: tuple[str, ...] = ()
     """`module:function` called with the exported folder and the step after each export."""
     skip_bad_steps: int = 5

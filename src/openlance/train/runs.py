@@ -68,9 +68,8 @@ def _supervised(path: Path, overrides: Sequence[str]) -> Run:
     whole = sum(source.weight for source in recipe.sources.values())
     mixture = [f"  {name}: {source.weight / whole:.1%} of the samples" for name, source in recipe.sources.items() if source.weight]
     tokens = recipe.steps * recipe.batch.tokens_per_step
-    lora = recipe.model.lora
     precision = str(recipe.dtype).removeprefix("torch.")
-    adapters = "" if lora is None else f", by adapters of rank {lora.rank} on {', '.join(lora.targets)}"
+    adapters = "" if recipe.model.lora is None else f", by {recipe.model.lora}"
     lines = (
         f"{recipe.name}: {recipe.steps} steps of {recipe.batch.tokens_per_step} tokens, {tokens / 1e6:.1f} M tokens in all",
         f"starts from {recipe.model.checkpoint or recipe.model.config}, learns: {', '.join(recipe.model.train)}{adapters}",

@@ -54,6 +54,7 @@ class Shards:
         self.host: DeviceMesh = self.mesh if kind == "cpu" else init_device_mesh("cpu", shape, mesh_dim_names=names)
         self.group = self.mesh.get_group("shard")
         self.count, self.index = self.mesh.size(len(shape) - 1), self.mesh.get_local_rank("shard")
+        self.leads = ranks.leads
         self.saving: Any = _exchange.new_group(backend="gloo")
         """Of its own, so that a checkpoint is written beside the steps that follow."""
 
@@ -85,7 +86,7 @@ class Shards:
     def lead(self, action: Callable[[], None]) -> None:
         """Let the first rank do something while a checkpoint is written, and all others wait. Raises its OSError on all ranks."""
         failure: list[Any] = [None]
-        if dist.get_rank() == 0:
+        if self.leads:
             try:
                 action()
             except OSError as error:

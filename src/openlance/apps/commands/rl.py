@@ -2,11 +2,12 @@
 
 RECIPE is a YAML file; every key can be overridden as key.sub=value. The run can be interrupted at any time: the same command goes on
 from its last checkpoint in the recipe's output folder. There it leaves metrics.jsonl (every iteration), evaluations.jsonl and sheets/
-(held-out prompts), and model/ (the averaged weights).
+(held-out prompts), and model/ (the averaged weights); with model.lora also adapter/, which is merged in model/.
 
 examples:
   openlance rl recipes/nano/rl.yaml --plan
   openlance rl recipes/nano/rl.yaml
+  openlance rl recipes/finetune/rl-lora.yaml model.checkpoint=weights/Lance prompts.file=prompts.jsonl
   openlance rl recipes/nano/rl.yaml objective=nft optim.learning_rate=1e-4 output=runs/nano/rl-nft
 """
 

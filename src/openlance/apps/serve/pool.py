@@ -87,6 +87,7 @@ class Pool:
                 log.error("a process could not load the model")
             self._starting.remove(engine)
 
+    @property
     def size(self) -> int:
         """Workers that take requests now."""
         return sum(worker.alive for worker in self._workers)
