@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 BLOCK = 4
 """Rows that a float32 product on a processor has a multiple of, while it has fewer than MANY. MKL sums one to three rows, also as the
-rest of a thread's share, in another order than the same rows of a larger product; all else is equal bit for bit
+rest of a thread's share, in another order than the same rows of a larger product; all else measured (AVX2) is equal bit for bit
 (`tests/model/test_linear.py`)."""
 MANY = 64
 
