@@ -25,7 +25,7 @@ class WorldData:
     """Examples of one task of the world at one size.
 
     `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
-    `lattice`: see SceneOptions.
+    `lattice`: see SceneOptions; `arranged`: see Setting.
     """
 
     task: str
@@ -36,6 +36,7 @@ class WorldData:
     fps: float = 8.0
     ring: int = 1
     lattice: int = 0
+    arranged: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
@@ -50,7 +51,7 @@ class WorldData:
 
     @property
     def _setting(self) -> Setting:
-        return Setting(self.height, self.width, self.num_frames, self.fps, self.ring, lattice=self.lattice)
+        return Setting(self.height, self.width, self.num_frames, self.fps, self.ring, lattice=self.lattice, arranged=self.arranged)
 
     def example(self, index: int) -> Example:
         """The example of a training index, the same on every machine."""

@@ -18,6 +18,8 @@ COLUMN = 3 / 16  # of the width: five letters leave half a column on either side
 COLUMN_FONT = "mono"
 BAND = 0.34  # share of the height a word keeps for itself
 SPINNING = tuple(k for k in SHAPES + THINGS if k not in ("circle", "ring", "football", "sun", "sunflower", "clock", "pizza"))
+TRAVELS = dict.fromkeys(("left", "right", "up", "down"), (3 / 8, 0.28, 0.45)) | {"bounce": (1 / 4, 0.2, 0.3)}
+"""Of motions that go somewhere: the way on a lattice, the shortest and the longest elsewhere, shares of the canvas."""
 FRAME_MOMENTS = tuple(i / 8 for i in range(9))
 
 
@@ -148,7 +150,7 @@ def place_object(
         size = options.size if options.size in sizes else rng.choice(list(sizes))
         diameter = sizes[size] * (1.0 if options.lattice else rng.uniform(1.0, 1.06))
         x, y = _sample_point(rng, scene, diameter, named=rng.random() < options.named, lattice=options.lattice)
-        o = _act(rng, scene, Object(*looks, size, x, y, diameter), act, options.held)
+        o = _act(rng, scene, Object(*looks, size, x, y, diameter), act, options)
         if fits(scene, o):
             return o
     return None
@@ -209,10 +211,10 @@ def _sample_act(rng: random.Random, scene: Scene, kind: str, options: SceneOptio
     return "event" if active and rng.random() < options.events else rng.choice(motions_of(kind, scene))
 
 
-def _act(rng: random.Random, scene: Scene, o: Object, act: str, held: str) -> Object:
+def _act(rng: random.Random, scene: Scene, o: Object, act: str, options: SceneOptions) -> Object:
     if act == "still":
         return o
-    return sample_event(rng, scene, o, held) if act == "event" else with_motion(rng, o, act)
+    return sample_event(rng, scene, o, options) if act == "event" else with_motion(rng, o, act, options.lattice)
 
 
 def motions_of(kind: str, scene: Scene) -> list[str]:
@@ -221,28 +223,33 @@ def motions_of(kind: str, scene: Scene) -> list[str]:
     return ["left", "right", "up", "down", "blink", "bounce"] + ["spin"] * (kind in SPINNING and room) + ["grow", "shrink"] * room
 
 
-def with_motion(rng: random.Random, o: Object, kind: str) -> Object:
-    """The object with this motion; the start is moved so that the way fits the canvas, if it can."""
-    if kind in ("left", "right", "up", "down"):
-        travel = rng.uniform(0.28, 0.45)
-        shift = {"left": (travel / 2, 0), "right": (-travel / 2, 0), "up": (0, travel / 2), "down": (0, -travel / 2)}[kind]
-        return replace(o, x=o.x + shift[0], y=o.y + shift[1], motion=Motion(kind, travel))
-    if kind == "bounce":
-        travel = rng.uniform(0.2, 0.3)
-        return replace(o, y=o.y + travel / 2, motion=Motion(kind, travel))
+def with_motion(rng: random.Random, o: Object, kind: str, lattice: int = 0) -> Object:
+    """The object with this motion; the start is moved so that the way fits the canvas, if it can. On a lattice all ways are as long."""
+    if kind in TRAVELS:
+        steady, shortest, longest = TRAVELS[kind]
+        motion = Motion(kind, steady if lattice else rng.uniform(shortest, longest))
+        dx, dy = half_way(motion)
+        return replace(o, x=o.x - dx, y=o.y - dy, motion=motion)
     if kind == "shrink":
         return replace(o, diameter=o.diameter * GROWTH, motion=Motion(kind))
     return replace(o, motion=Motion(kind))
 
 
-def sample_event(rng: random.Random, scene: Scene, o: Object, held: str = "seen") -> Object:
+def half_way(motion: Motion) -> tuple[float, float]:
+    """From the start of a motion to the middle of its way, in shares of the canvas."""
+    half = motion.travel / 2
+    ways = {"left": (-half, 0.0), "right": (half, 0.0), "up": (0.0, -half), "down": (0.0, half), "bounce": (0.0, -half)}
+    return ways.get(motion.kind, (0.0, 0.0))
+
+
+def sample_event(rng: random.Random, scene: Scene, o: Object, options: SceneOptions) -> Object:
     """The object with an event in the first or second half of the clip; only a moving object can stop."""
     kind = rng.choice(("appear", "disappear", "recolour", "stop"))
     when = rng.choice(EVENT_MOMENTS)
     if kind == "stop":
-        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")))
+        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.lattice)
         return replace(moving, event=Event("stop", EVENT_MOMENTS[1]))
     if kind == "recolour":
-        others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, "seen" if held == "seen" else "any")]
+        others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, "seen" if options.held == "seen" else "any")]
         return replace(o, event=Event("recolour", when, rng.choice(others))) if others else replace(o, event=Event("disappear", when))
     return replace(o, event=Event(kind, when))

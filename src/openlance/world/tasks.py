@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from openlance.errors import LanceError
+from openlance.world.arrange import arrange
 from openlance.world.edits import IMAGE_EDITS, VIDEO_EDITS, Edit, keeps_looks
 from openlance.world.examples import Example, Medium, Turn
 from openlance.world.facts import Fact, What, relation_between
@@ -40,7 +41,10 @@ VIDEO_CLIPS = (1, 2)
 
 @dataclass(frozen=True)
 class Setting:
-    """Size, ring, split and lattice (see SceneOptions) of the examples. Every split but "train" draws seeds from the evaluation range."""
+    """Size, ring, split and lattice (see SceneOptions) of the examples. Every split but "train" draws seeds from the evaluation range.
+
+    `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere.
+    """
 
     height: int = 128
     width: int = 128
@@ -49,6 +53,7 @@ class Setting:
     ring: int = 1
     split: str = "train"
     lattice: int = 0
+    arranged: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,10 @@ class Draw:
         """Options of the setting's ring and split."""
         held = {"unseen pairs": "unseen", "unseen words": "unseen"}.get(self.setting.split, "seen")
         return replace(SceneOptions(ring=self.setting.ring, held=held, lattice=self.setting.lattice), **wishes)  # type: ignore[arg-type]
+
+    def arrange(self, scene: Scene, related: bool = False) -> Scene:
+        """The scene, its objects in reading order if the setting says so."""
+        return arrange(scene, related) if self.setting.arranged else scene
 
     def image(self, scene: Scene) -> Medium:
         """The scene as a picture."""
@@ -126,14 +135,14 @@ def _t2i(draw: Draw, scene: Scene, detail: Detail) -> tuple[Turn, ...] | None:
 
 def t2i_single(draw: Draw) -> tuple[Turn, ...] | None:
     """ "a circle": the colour is free."""
-    scene = draw.scene(objects=(1, 1), repeats=0.0)
+    scene = draw.arrange(draw.scene(objects=(1, 1), repeats=0.0))
     what = What(scene.objects[0].kind)
     return (Turn("t2i", draw.voice.say("picture", x=an(draw.voice, what)), target=draw.image(scene), facts=(Fact("object", "1+", what),)),)
 
 
 def t2i_two(draw: Draw) -> tuple[Turn, ...] | None:
     """ "a circle and a star" """
-    scene = draw.scene(objects=(2, 2), repeats=0.0)
+    scene = draw.arrange(draw.scene(objects=(2, 2), repeats=0.0))
     if len({o.kind for o in scene.objects}) < 2:
         return None
     a, b = (What(o.kind) for o in scene.objects)
@@ -143,13 +152,13 @@ def t2i_two(draw: Draw) -> tuple[Turn, ...] | None:
 
 def t2i_count(draw: Draw) -> tuple[Turn, ...] | None:
     """ "three red circles" """
-    scene = draw.scene(objects=(2, 4), repeats=1.0, textures=0.0)
+    scene = draw.arrange(draw.scene(objects=(2, 4), repeats=1.0, textures=0.0))
     return _t2i(draw, scene, BRIEF) if len(scene.objects) > 1 else None
 
 
 def t2i_colour(draw: Draw) -> tuple[Turn, ...] | None:
     """ "a red circle" """
-    scene = draw.scene(objects=(1, 1))
+    scene = draw.arrange(draw.scene(objects=(1, 1)))
     return None if scene.objects[0].colour == NATURAL else _t2i(draw, scene, BRIEF)
 
 
@@ -158,12 +167,12 @@ def t2i_position(draw: Draw) -> tuple[Turn, ...] | None:
     scene = draw.scene(objects=(2, 2), repeats=0.0)
     if len(scene.objects) < 2 or relation_between(*scene.objects) is None or scene.objects[0].looks[:2] == scene.objects[1].looks[:2]:
         return None
-    return _t2i(draw, scene, replace(BRIEF, relation=True))
+    return _t2i(draw, draw.arrange(scene, related=True), replace(BRIEF, relation=True))
 
 
 def t2i_attribute(draw: Draw) -> tuple[Turn, ...] | None:
     """ "a red circle and a blue star" """
-    scene = draw.scene(objects=(2, 2), repeats=0.0)
+    scene = draw.arrange(draw.scene(objects=(2, 2), repeats=0.0))
     colours = {o.colour for o in scene.objects}
     return _t2i(draw, scene, BRIEF) if len(colours) == 2 and NATURAL not in colours else None
 
@@ -187,13 +196,13 @@ def t2i_described(draw: Draw) -> tuple[Turn, ...] | None:
 def t2i_word(draw: Draw) -> tuple[Turn, ...] | None:
     """A word, sometimes with an object or two."""
     held = {"unseen words": "unseen"}.get(draw.setting.split, "seen")
-    scene = draw.scene(objects=(0, 2) if held == "seen" else (0, 0), words=1.0, held=held)
+    scene = draw.arrange(draw.scene(objects=(0, 2) if held == "seen" else (0, 0), words=1.0, held=held))
     return _t2i(draw, scene, replace(sample_detail(draw.voice, scene), relation=False))
 
 
 def t2i_free(draw: Draw) -> tuple[Turn, ...] | None:
     """Anything at any level of detail: the bulk of training."""
-    scene = draw.scene(words=0.1)
+    scene = draw.arrange(draw.scene(words=0.1))
     return _t2i(draw, scene, sample_detail(draw.voice, scene)) if scene.objects or scene.word else None
 
 
@@ -210,6 +219,7 @@ def t2v(draw: Draw) -> tuple[Turn, ...] | None:
     scene = _moving(draw, objects=(1, 3))
     if scene is None:
         return None
+    scene = draw.arrange(scene)
     detail = replace(sample_detail(draw.voice, scene), place=False, relation=False, size=False)
     text, facts = clip_prompt(draw.voice, scene, detail)
     return (Turn("t2v", text, target=draw.clip(scene), facts=facts),)

@@ -1,0 +1,93 @@
+"""Where objects stand when the words leave it open."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from openlance.world.arrange import arrange
+from openlance.world.facts import relation_between
+from openlance.world.sample import TRAVELS, SceneOptions, fits, sample_scene
+from openlance.world.scene import Scene, check_scene, diameters
+from openlance.world.tasks import Setting, make_example
+
+CANVASES = [(128, 128), (256, 256), (96, 192), (192, 96), (64, 64)]
+
+
+def _scenes(height: int, width: int, **wishes: object) -> list[Scene]:
+    options = SceneOptions(lattice=16, **wishes)  # type: ignore[arg-type]
+    return [s for s in (sample_scene(random.Random(seed), height, width, options) for seed in range(60)) if s.objects]
+
+
+def _alone(scene: Scene, place: int) -> bool:
+    others = tuple(o for i, o in enumerate(scene.objects) if i != place)
+    return fits(replace(scene, objects=others), scene.objects[place])
+
+
+@pytest.mark.parametrize(("height", "width"), CANVASES)
+def test_arranged_objects_fit_and_keep_what_they_are(height: int, width: int) -> None:
+    for scene in _scenes(height, width, words=0.3) + _scenes(height, width, moving=True, objects=(1, 2)):
+        arranged = arrange(scene)
+        check_scene(arranged)
+        assert [(o.looks, o.motion, o.event) for o in arranged.objects] == [(o.looks, o.motion, o.event) for o in scene.objects]
+        assert all(_alone(arranged, i) for i in range(len(arranged.objects)))
+
+
+def test_objects_stand_in_reading_order_at_places_that_follow_from_their_number() -> None:
+    found: dict[int, set[tuple[tuple[float, float], ...]]] = {}
+    for scene in _scenes(128, 128, objects=(1, 4)):
+        points = tuple((o.x, o.y) for o in arrange(scene).objects)
+        assert list(points) == sorted(points, key=lambda point: (point[1], point[0]))
+        found.setdefault(len(points), set()).add(points)
+    assert found == {
+        1: {((0.5, 0.5),)},
+        2: {((0.25, 0.5), (0.75, 0.5))},
+        3: {((0.25, 0.25), (0.75, 0.25), (0.5, 0.75))},
+        4: {((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))},
+    }
+
+
+def test_sizes_are_the_largest_that_fit() -> None:
+    sizes = diameters(128, 128)
+    for scene in _scenes(128, 128, objects=(1, 3)):
+        arranged = arrange(scene)
+        assert {o.size for o in arranged.objects} == {"large" if len(arranged.objects) == 1 else "small"}
+        assert {o.diameter for o in arranged.objects} <= set(sizes.values())
+
+
+def test_a_relation_is_kept_where_it_is_asked_for() -> None:
+    relations = set()
+    for scene in _scenes(128, 128, objects=(2, 2)):
+        before = relation_between(*scene.objects) if len(scene.objects) == 2 else None
+        if before:
+            assert relation_between(*arrange(scene, related=True).objects) == before
+            assert relation_between(*arrange(scene).objects) == "left of"
+            relations.add(before)
+    assert relations == {"left of", "right of", "above", "below"}
+
+
+def test_movers_are_centred_on_their_way() -> None:
+    seen = set()
+    for scene in _scenes(128, 128, moving=True, objects=(1, 1), events=0.0):
+        (o,) = arrange(scene).objects
+        seen.add(o.motion.kind)
+        travel = TRAVELS.get(o.motion.kind, (0.0,))[0]
+        assert o.motion.travel == travel
+        assert abs(o.x - 0.5) + abs(o.y - 0.5) == pytest.approx(travel / 2)
+    assert seen >= set(TRAVELS)
+
+
+@pytest.mark.parametrize("category", ["two", "attribute", "position", "count"])
+def test_prompts_still_say_what_is_seen(category: str) -> None:
+    setting = Setting(lattice=16, arranged=True)
+    for index in range(30):
+        turn = make_example("t2i", category, index, setting).turns[0]
+        assert turn.target is not None
+        scene = turn.target.scene
+        for fact in turn.facts:
+            if fact.about == "object" and fact.what:
+                assert fact.what.count(scene) >= int(fact.value.rstrip("+"))
+            if fact.about == "relation" and fact.what and fact.other:
+                (a,) = (o for o in scene.objects if fact.what.fits(o))
+                (b,) = (o for o in scene.objects if fact.other.fits(o))
+                assert relation_between(a, b) == fact.value
