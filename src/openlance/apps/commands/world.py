@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--split", default="train", help="train, test, or a held-out split (default: train)")
         action.add_argument("--ring", type=int, choices=(1, 2), default=1, help="2 adds things, tints and sceneries")
         action.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"))
+        action.add_argument("--lattice", type=int, default=0, metavar="PX", help="middles of objects on multiples of PX (default: anywhere)")
+        action.add_argument("--arranged", action="store_true", help="objects whose places are left open stand in reading order")
         action.add_argument("-o", "--output", type=Path, default=Path(default))
     judged = actions.add_parser("judge", help="what a judge sees in pictures and clips")
     judged.add_argument("media", type=Path, nargs="+")
@@ -73,7 +75,10 @@ def make_examples(args: argparse.Namespace) -> list[Example]:
     if args.category and args.category not in categories:
         raise LanceError(f"no category '{args.category}' of {args.task}: choose one of {', '.join(categories)}")
     chosen = [args.category] if args.category else categories
-    setting = Setting(height=args.size[0], width=args.size[1], ring=args.ring, split=args.split)
+    if args.lattice < 0:
+        raise LanceError(f"--lattice {args.lattice}: a number of px, or 0 for none")
+    height, width = args.size
+    setting = Setting(height, width, ring=args.ring, split=args.split, lattice=args.lattice, arranged=args.arranged)
     return [make_example(args.task, chosen[i % len(chosen)], args.seed + i, setting) for i in range(args.number)]
 
 
