@@ -21,7 +21,8 @@ import torch
 from machine import describe_machine, print_table
 from openlance import Lance
 from openlance.media.clip import Clip
-from openlance.world.tasks import Setting, make_example
+from openlance.world.draw import Setting
+from openlance.world.tasks import make_example
 
 SIZE = {"height": 128, "width": 128}
 STEPS = {"num_inference_steps": 20}

@@ -8,10 +8,11 @@ import pytest
 import openlance
 from openlance import Lance
 from openlance.media import Clip
+from openlance.world.draw import Setting
 from openlance.world.judge.segment import find_background
 from openlance.world.render import render
 from openlance.world.scene import Scene
-from openlance.world.tasks import Setting, make_example
+from openlance.world.tasks import make_example
 
 FOLDER = Path(openlance.__file__).parent / "nano"
 FAST = {"num_inference_steps": 6}

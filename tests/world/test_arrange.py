@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from openlance.world.arrange import arrange
+from openlance.world.draw import Setting
 from openlance.world.facts import relation_between
 from openlance.world.sample import TRAVELS, SceneOptions, fits, sample_scene
 from openlance.world.scene import Scene, check_scene, diameters
-from openlance.world.tasks import Setting, make_example
+from openlance.world.tasks import make_example
 
 CANVASES = [(128, 128), (256, 256), (96, 192), (192, 96), (64, 64)]
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from openlance.errors import LanceError
+from openlance.world.draw import Setting
 from openlance.world.facts import Fact, What
 from openlance.world.judge import judge, judge_story
 from openlance.world.judge.answers import box_overlap, caption_scores, same_answer
@@ -17,7 +18,7 @@ from openlance.world.judge.track import event_of, motion_of, track
 from openlance.world.judge.view import look
 from openlance.world.render import render, render_clip
 from openlance.world.scene import Event, Motion, Object, Scene
-from openlance.world.tasks import CATEGORIES, Setting, make_example
+from openlance.world.tasks import CATEGORIES, make_example
 
 MEDIA_TASKS = ("t2i", "image_edit", "subject_image")
 

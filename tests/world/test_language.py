@@ -8,13 +8,14 @@ import pytest
 
 from openlance.errors import LanceError
 from openlance.sequence.tasks import TASKS
+from openlance.world.draw import Setting
 from openlance.world.examples import Example
 from openlance.world.language import caption
 from openlance.world.lexicon import article, canonical, plural
 from openlance.world.phrasings import PHRASINGS, Voice
 from openlance.world.sample import SceneOptions, sample_scene
-from openlance.world.splits import splits
-from openlance.world.tasks import CATEGORIES, SPLITS, Setting, make_example
+from openlance.world.splits import SPLITS, splits
+from openlance.world.tasks import CATEGORIES, make_example
 
 EVERYTHING = [(task, category) for task, categories in CATEGORIES.items() for category in categories]
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from openlance.train.attributes import letter_boxes
+from openlance.world.draw import Setting
 from openlance.world.judge.view import look
 from openlance.world.render import columns_of, render
 from openlance.world.sample import SceneOptions, fits, sample_scene
 from openlance.world.scene import Scene, Word, check_scene, diameters
-from openlance.world.tasks import CATEGORIES, Setting, make_example
+from openlance.world.tasks import CATEGORIES, make_example
 
 BEFORE = "d52932acc328db55f9d9723f846a4ff7ad9412ae7a848c249e990cd379fc31e1"
 

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from openlance.errors import LanceError
+from openlance.world.draw import Setting
 from openlance.world.examples import Example
 from openlance.world.sheet import contact_sheet, export
-from openlance.world.tasks import Setting, make_example
+from openlance.world.tasks import make_example
 from openlance.world.vocabulary import SPECIAL_TOKENS, build_tokenizer
 
 EXAMPLES = [make_example(t, c, 3, Setting(64, 64, num_frames=5)) for t, c in (("t2i", "colour"), ("t2v", "free"), ("understand", "what"))]

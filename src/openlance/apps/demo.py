@@ -17,8 +17,9 @@ from openlance.eval.rounds import Item, Played
 from openlance.eval.scores import Mark, marks
 from openlance.eval.suite import SEEN, Cell, Suite
 from openlance.media.clip import Clip
+from openlance.world.draw import Setting
 from openlance.world.examples import Example, Turn
-from openlance.world.tasks import Setting, make_example
+from openlance.world.tasks import make_example
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance

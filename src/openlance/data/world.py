@@ -9,6 +9,7 @@ from typing import Any
 
 from openlance.data.records import IMAGE, VIDEO, Medium, Record, Words
 from openlance.errors import LanceError
+from openlance.world.draw import Setting
 from openlance.world.examples import Example, Turn
 from openlance.world.examples import Medium as WorldMedium
 from openlance.world.facts import What
@@ -16,7 +17,7 @@ from openlance.world.language import BRIEF, Detail, an, clip_prompt, full_detail
 from openlance.world.phrasings import Voice
 from openlance.world.questions import IMAGE_QUESTIONS
 from openlance.world.scene import Scene
-from openlance.world.tasks import CATEGORIES, Setting, make_example
+from openlance.world.tasks import CATEGORIES, make_example
 from openlance.world.video_questions import VIDEO_QUESTIONS
 
 

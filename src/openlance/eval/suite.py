@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from openlance.errors import LanceError
-from openlance.world.tasks import Setting
+from openlance.world.draw import Setting
 
 SEEN = Setting(split="test")
 PAIRS = Setting(split="unseen pairs")

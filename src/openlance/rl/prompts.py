@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -12,8 +12,10 @@ from typing import Any
 
 from openlance.errors import LanceError
 from openlance.sequence.tasks import find_task
+from openlance.world.draw import Setting
 from openlance.world.examples import Turn
-from openlance.world.tasks import CATEGORIES, SPLITS, Setting, make_example
+from openlance.world.splits import SPLITS
+from openlance.world.tasks import CATEGORIES, make_example
 
 QUOTED = re.compile(r"[\"“”]([^\"“”]+)[\"“”]")
 
@@ -75,8 +77,8 @@ class PromptSource:
     def _of_world(self, index: int, seed: int) -> Prompt:
         shares = self.world or {}
         (category,) = Random(f"{seed}/category/{index}").choices(list(shares), list(shares.values()))
-        sizes = {"height": self.height, "width": self.width, "num_frames": self.num_frames}
-        setting = Setting(**{k: v for k, v in sizes.items() if v is not None}, ring=self.ring, split=self.split)
+        sizes = {k: v for k in ("height", "width", "num_frames") if (v := getattr(self, k)) is not None}
+        setting = replace(Setting(ring=self.ring, split=self.split), **sizes)
         turn = make_example(self.task, category, self.first + index, setting).turns[0]
         assert turn.target is not None
         frames = turn.target.num_frames if turn.target.num_frames > 1 else None

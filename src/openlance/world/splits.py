@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+SPLITS = ("train", "test", "unseen pairs", "unseen phrasings", "unseen words")
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -5,12 +5,12 @@ The task names are those of the sequence table; "story" is several turns of them
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from openlance.errors import LanceError
-from openlance.world.arrange import arrange
+from openlance.world.draw import Draw, Setting
 from openlance.world.edits import IMAGE_EDITS, VIDEO_EDITS, Edit, keeps_looks
-from openlance.world.examples import Example, Medium, Turn
+from openlance.world.examples import Example, Turn
 from openlance.world.facts import Fact, What, relation_between
 from openlance.world.language import (
     BRIEF,
@@ -29,61 +29,14 @@ from openlance.world.language import (
 from openlance.world.palette import BACKGROUNDS, NATURAL
 from openlance.world.phrasings import Voice
 from openlance.world.questions import IMAGE_QUESTIONS
-from openlance.world.sample import SceneOptions, place_object, sample_background, sample_looks, sample_scene, stands_out
+from openlance.world.sample import place_object, sample_background, sample_looks, sample_scene, stands_out
 from openlance.world.scene import EVENT_MOMENTS, Event, Object, Scene, diameters, place_of, still
-from openlance.world.splits import splits
+from openlance.world.splits import SPLITS, splits
 from openlance.world.video_questions import VIDEO_QUESTIONS
 
-SPLITS = ("train", "test", "unseen pairs", "unseen phrasings", "unseen words")
 ATTEMPTS = 200
+PICTURE = Setting()
 VIDEO_CLIPS = (1, 2)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Size, ring, split and lattice (see SceneOptions) of the examples. Every split but "train" draws seeds from the evaluation range.
-
-    `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere.
-    """
-
-    height: int = 128
-    width: int = 128
-    num_frames: int = 17
-    fps: float = 8.0
-    ring: int = 1
-    split: str = "train"
-    lattice: int = 0
-    arranged: bool = False
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What a generator works with."""
-
-    rng: random.Random
-    voice: Voice
-    setting: Setting
-
-    def scene(self, **wishes: object) -> Scene:
-        """A scene of the setting; `wishes` are fields of SceneOptions."""
-        return sample_scene(self.rng, self.setting.height, self.setting.width, self.options(**wishes))
-
-    def options(self, **wishes: object) -> SceneOptions:
-        """Options of the setting's ring and split."""
-        held = {"unseen pairs": "unseen", "unseen words": "unseen"}.get(self.setting.split, "seen")
-        return replace(SceneOptions(ring=self.setting.ring, held=held, lattice=self.setting.lattice), **wishes)  # type: ignore[arg-type]
-
-    def arrange(self, scene: Scene, related: bool = False) -> Scene:
-        """The scene, its objects in reading order if the setting says so."""
-        return arrange(scene, related) if self.setting.arranged else scene
-
-    def image(self, scene: Scene) -> Medium:
-        """The scene as a picture."""
-        return Medium(scene, self.setting.height, self.setting.width)
-
-    def clip(self, scene: Scene) -> Medium:
-        """The scene as a clip."""
-        return Medium(scene, self.setting.height, self.setting.width, self.setting.num_frames, self.setting.fps)
 
 
 Maker = Callable[[Draw], tuple[Turn, ...] | None]
@@ -98,7 +51,7 @@ def example_seed(index: int, split: str) -> int:
     return seed
 
 
-def make_example(task: str, category: str, index: int, setting: Setting = Setting()) -> Example:
+def make_example(task: str, category: str, index: int, setting: Setting = PICTURE) -> Example:
     """The index-th example of a category, the same on every machine.
 
     Raises LanceError for an unknown task, category or split, and where the setting has no room for the category (64 px hold one object).

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from openlance.errors import LanceError
-from openlance.world.tasks import CATEGORIES, SPLITS, Setting, make_example
+from openlance.world.draw import Setting
+from openlance.world.splits import SPLITS
+from openlance.world.tasks import CATEGORIES, make_example
 
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--split", default="train", help="train, test, or a held-out split (default: train)")
         action.add_argument("--ring", type=int, choices=(1, 2), default=1, help="2 adds things, tints and sceneries")
         action.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"))
-        action.add_argument("--lattice", type=int, default=0, metavar="PX", help="middles of objects on multiples of PX (default: anywhere)")
+        action.add_argument(
+            "--lattice", type=int, default=0, metavar="PX", help="objects on multiples of PX (default: anywhere)"
+        )
         action.add_argument("--arranged", action="store_true", help="objects whose places are left open stand in reading order")
         action.add_argument("-o", "--output", type=Path, default=Path(default))
     judged = actions.add_parser("judge", help="what a judge sees in pictures and clips")
@@ -65,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
 def make_examples(args: argparse.Namespace) -> list[Example]:
     """Examples of the asked task, its categories in turn. Raises LanceError for unknown names."""
     from openlance.errors import LanceError
-    from openlance.world.tasks import CATEGORIES, SPLITS, Setting, make_example
+    from openlance.world.draw import Setting
+    from openlance.world.splits import SPLITS
+    from openlance.world.tasks import CATEGORIES, make_example
 
     if args.task not in CATEGORIES:
         raise LanceError(f"no task '{args.task}' in the world: choose one of {', '.join(CATEGORIES)}")

@@ -1,0 +1,57 @@
+"""What a generator of examples works with: a setting, a seeded source of chance, a voice."""
+
+import random
+from dataclasses import dataclass, replace
+
+from openlance.world.arrange import arrange
+from openlance.world.examples import Medium
+from openlance.world.phrasings import Voice
+from openlance.world.sample import SceneOptions, sample_scene
+from openlance.world.scene import Scene
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Size, ring, split and lattice (see SceneOptions) of the examples. Every split but "train" draws seeds from the evaluation range.
+
+    `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere.
+    """
+
+    height: int = 128
+    width: int = 128
+    num_frames: int = 17
+    fps: float = 8.0
+    ring: int = 1
+    split: str = "train"
+    lattice: int = 0
+    arranged: bool = False
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a generator works with."""
+
+    rng: random.Random
+    voice: Voice
+    setting: Setting
+
+    def scene(self, **wishes: object) -> Scene:
+        """A scene of the setting; `wishes` are fields of SceneOptions."""
+        return sample_scene(self.rng, self.setting.height, self.setting.width, self.options(**wishes))
+
+    def options(self, **wishes: object) -> SceneOptions:
+        """Options of the setting's ring and split."""
+        held = {"unseen pairs": "unseen", "unseen words": "unseen"}.get(self.setting.split, "seen")
+        return replace(SceneOptions(ring=self.setting.ring, held=held, lattice=self.setting.lattice), **wishes)  # type: ignore[arg-type]
+
+    def arrange(self, scene: Scene, related: bool = False) -> Scene:
+        """The scene, its objects in reading order if the setting says so."""
+        return arrange(scene, related) if self.setting.arranged else scene
+
+    def image(self, scene: Scene) -> Medium:
+        """The scene as a picture."""
+        return Medium(scene, self.setting.height, self.setting.width)
+
+    def clip(self, scene: Scene) -> Medium:
+        """The scene as a clip."""
+        return Medium(scene, self.setting.height, self.setting.width, self.setting.num_frames, self.setting.fps)
