@@ -277,3 +277,14 @@ def test_drawn_scenes_fit_together() -> None:
     assert (n, frames) == (2, 5)
     assert batch["labels"].shape == (2, 3, height // 16, width // 16, len(ATTRIBUTES))
     assert (batch["labels"][..., -1] > 0).all(), "every token has a background"
+
+
+def test_figures_have_curves(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(tmp_path, VISION.replace("evaluate_every: 1000", "evaluate_every: 1"), 2)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == set(lines[0]) - {"step"}
+    for name in events.Tags()["scalars"]:
+        assert [event.step for event in events.Scalars(name)] == [line["step"] for line in lines]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx([line[name] for line in lines], rel=1e-3, nan_ok=True), name

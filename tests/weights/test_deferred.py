@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from openlance.errors import LanceError
 from openlance.model.vision import VisionEncoder
 from openlance.weights.deferred import DeferredVision
 from openlance.weights.empty import build_empty
@@ -75,3 +76,18 @@ def test_a_load_and_a_picture_from_text_import_no_library_of_models():
         "print(sorted({'transformers', 'diffusers', 'torch._dynamo', 'sympy', 'av'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_heads": 7}, "num_heads 7"),
+        ({"num_heads": 0}, "num_heads 0"),
+        ({"num_heads": 80}, "num_heads 80"),
+        ({"window_size": 8}, "window_size 8"),
+        ({"fullatt_block_indexes": [2, 5]}, r"fullatt_block_indexes \[5\]"),
+    ],
+)
+def test_settings_that_no_shape_shows_are_checked_before_the_first_picture(changes, said):
+    with pytest.raises(LanceError, match=said):
+        DeferredVision({**nano_vision(), **changes})

@@ -4,8 +4,8 @@
 
 One loop for both. A stage says what a batch is, what its loss is and how it is judged (`reconstruction.py`, `attributes.py`).
 Batches and noise are functions of (seed, step), so a run killed at any moment and started again goes on to the same weights.
-A run folder holds `checkpoint.pt` (exact resume), `log.jsonl` (one line an evaluation), `sheet.png` (samples) and, at the end,
-`weights.safetensors` (averaged, bfloat16) with `config.json`.
+A run folder holds `checkpoint.pt` (exact resume), `log.jsonl` (one line an evaluation) and its curves (`tensorboard`), `sheet.png`
+(samples) and, at the end, `weights.safetensors` (averaged, bfloat16) with `config.json`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from openlance.data.streams import one_thread
 from openlance.errors import CheckpointError, LanceError
 from openlance.model.precision import fast_dtype
 from openlance.train.muon import MasterOptimizer, OptimizerRecipe
+from openlance.train.tracking import Tracker, open_trackers, track
 
 Batch = dict[str, Tensor]
 
@@ -50,6 +51,8 @@ class EncoderRecipe:
     """Where it is trained. On CUDA noise is drawn there too, so a run differs from that of a CPU by more than rounding."""
     evaluate_every: int = 200
     save_seconds: float = 180.0
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the figures of `log.jsonl` too (extra `track`)."""
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
 
 
@@ -136,6 +139,24 @@ def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[st
         prefetch_factor=4 if recipe.workers else None,
         worker_init_fn=one_thread,
     )
+    with open_trackers(recipe.output, recipe.output.name, recipe.wandb, recipe_dict(recipe)) as trackers:
+        figures, done = _train(recipe, stage, optimizer, loader, first, stopped, trackers)
+    if done:
+        with optimizer.averaged():
+            stage.export(recipe.output)
+    return figures
+
+
+def _train(
+    recipe: EncoderRecipe,
+    stage: Stage,
+    optimizer: MasterOptimizer,
+    loader: DataLoader[list[Batch]],
+    first: int,
+    stopped: Sequence[int],
+    trackers: Sequence[Tracker],
+) -> tuple[dict[str, float], bool]:
+    """The steps from `first` on: the last figures, and whether they were all done rather than `stopped`."""
     started = saved = time.monotonic()
     samples, losses, figures = 0, list[float](), dict[str, float]()
     for step, batches in enumerate(loader, first):
@@ -145,14 +166,13 @@ def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[st
         if last or (step + 1) % recipe.evaluate_every == 0:
             speed = samples / (time.monotonic() - started)
             figures = _judge(recipe, stage, optimizer, step + 1, {"loss": sum(losses[-50:]) / len(losses[-50:]), "samples/s": speed})
+            track(trackers, step + 1, {name: value for name, value in figures.items() if name != "step"})
         if last or stopped or time.monotonic() - saved > recipe.save_seconds:
             _save(recipe, optimizer, step + 1)
             saved = time.monotonic()
         if stopped:
-            return figures
-    with optimizer.averaged():
-        stage.export(recipe.output)
-    return figures
+            return figures, False
+    return figures, True
 
 
 def _train_step(stage: Stage, optimizer: MasterOptimizer, batches: list[Batch], recipe: EncoderRecipe, step: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from openlance.errors import LanceError
 from openlance.model.vision import VisionEncoder
 from openlance.weights.empty import build_empty, outline
 from openlance.weights.names import VISION_DEFAULTS, vision_shapes
@@ -24,6 +25,7 @@ class DeferredVision(VisionEncoder):
     def __init__(self, config: Mapping[str, Any]) -> None:
         nn.Module.__init__(self)
         sizes = {**VISION_DEFAULTS, **config}
+        _check(config, sizes)
         self.config = dict(config)
         self.patch_size = int(sizes["patch_size"])
         self.merge_size = int(sizes["spatial_merge_size"])
@@ -50,3 +52,16 @@ class DeferredVision(VisionEncoder):
             for buffer in tower.buffers():
                 buffer.data = buffer.data.to(device)
         return tower.train(self.training)
+
+
+def _check(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
+    """What no tensor's shape tells: the library would fail, or answer wrongly, with the first picture."""
+    width, heads, depth = sizes["hidden_size"], sizes["num_heads"], sizes["depth"]
+    if heads < 1 or width % (4 * heads):
+        raise LanceError(f"vision.num_heads {heads} must divide hidden_size {width} into heads of a multiple of 4: two axes are rotated")
+    unit = sizes["patch_size"] * sizes["spatial_merge_size"]
+    if sizes["window_size"] < unit:
+        raise LanceError(f"vision.window_size {sizes['window_size']} must be at least {unit} px, the side of one token")
+    beyond = [index for index in config.get("fullatt_block_indexes", ()) if not 0 <= index < depth]
+    if beyond:
+        raise LanceError(f"vision.fullatt_block_indexes {beyond} name no block: the tower has blocks 0 to {depth - 1}")

@@ -87,6 +87,8 @@ VISION_DEFAULTS = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
     "out_hidden_size": 3584,
+    "num_heads": 16,
+    "window_size": 112,
 }
 """Sizes of the vision tower where its configuration names none, as the transformers library has them."""
 

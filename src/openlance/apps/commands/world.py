@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--split", default="train", help="train, test, or a held-out split (default: train)")
         action.add_argument("--ring", type=int, choices=(1, 2), default=1, help="2 adds things, tints and sceneries")
         action.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"))
-        action.add_argument(
-            "--lattice", type=int, default=0, metavar="PX", help="objects on multiples of PX (default: anywhere)"
-        )
+        action.add_argument("--lattice", type=int, default=0, metavar="PX", help="objects on multiples of PX (default: anywhere)")
         action.add_argument("--arranged", action="store_true", help="objects whose places are left open stand in reading order")
         action.add_argument("-o", "--output", type=Path, default=Path(default))
     judged = actions.add_parser("judge", help="what a judge sees in pictures and clips")
