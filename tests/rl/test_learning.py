@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from openlance.errors import LanceError
+from openlance.model.mot import Layer
 from openlance.rl.loop import Run, iterate, practise, start_with
 from openlance.rl.plan import make_plan
 from openlance.rl.recipe import RlRecipe
@@ -74,6 +75,28 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, objective: dict[str, A
     for a, b in zip(*lines, strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
     assert (broken.output / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize("objective", [{**GRPO, "grpo": {"window": 2, "kl": 0.1}}, NFT], ids=["grpo", "nft"])
+def test_layers_that_are_computed_again_learn_the_same(tmp_path: Path, objective: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    learning: list[bool] = []
+    forward = Layer.forward
+
+    def counted(*inputs: Any) -> Any:
+        learning.append(torch.is_grad_enabled())
+        return forward(*inputs)
+
+    monkeypatch.setattr(Layer, "forward", counted)
+    seen, learned = [], []
+    for again in (False, True):
+        run = fresh(recipe_of(tmp_path, **SMALL, **objective, activation_checkpointing=again))
+        learning.clear()
+        for _ in range(2):
+            iterate(run)
+        seen.append((learning.count(False), learning.count(True)))
+        learned.append(weights(run))
+    assert torch.equal(*learned)
+    assert seen[1] == (seen[0][0], 2 * seen[0][1])
 
 
 def test_alike_samples_are_skipped_and_counted(tmp_path: Path) -> None:

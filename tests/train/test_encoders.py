@@ -287,4 +287,6 @@ def test_figures_have_curves(tmp_path: Path) -> None:
     assert set(events.Tags()["scalars"]) == set(lines[0]) - {"step"}
     for name in events.Tags()["scalars"]:
         assert [event.step for event in events.Scalars(name)] == [line["step"] for line in lines]
-        assert [event.value for event in events.Scalars(name)] == pytest.approx([line[name] for line in lines], rel=1e-5, abs=1e-5, nan_ok=True), name
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(
+            [line[name] for line in lines], rel=1e-5, abs=1e-5, nan_ok=True
+        ), name

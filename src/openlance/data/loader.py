@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from openlance.data.batch import TrainingBatch, assemble
 from openlance.data.layout import Anchors, padded_length, stream_sizes
@@ -44,6 +44,25 @@ class BatchRecipe:
             raise LanceError("batch tokens, tokens_per_step, round_to, views and streams must be at least 1")
         if self.workers < 0 or (self.workers and self.streams % self.workers):
             raise LanceError(f"batch.workers {self.workers} must divide batch.streams {self.streams}: workers prepare equal shares")
+
+
+class Steps(Protocol):
+    """Where a run takes its batches from, step by step: one order of samples, or several that take turns."""
+
+    def step(self) -> list[TrainingBatch]:
+        """This rank's batches of the next update: possibly none."""
+
+    def place(self, index: int) -> int:
+        """Where the `index`-th batch of this rank stands among those of the step."""
+
+    def refresh(self) -> None:
+        """Let the sources grow."""
+
+    def state(self) -> dict[str, Any]:
+        """Integers from which `load_state` goes on exactly."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where another stopped."""
 
 
 class Loader:

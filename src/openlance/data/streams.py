@@ -26,7 +26,7 @@ AHEAD = 2
 
 
 class Streams:
-    """Takes the place of one `Loader`: same calls, several loaders behind it. They must differ in seed and in nothing else."""
+    """Several loaders as one. They must differ in seed and in nothing else."""
 
     def __init__(self, loaders: Sequence[Loader], workers: int) -> None:
         self._loaders = list(loaders)

@@ -37,6 +37,7 @@ from openlance.train.lora import TARGETS, is_adapter
 from openlance.train.optim import Optimizer
 from openlance.train.prepare import build_model, choose_learners
 from openlance.train.recipe import RecipeError
+from openlance.train.recompute import recompute_layers
 from openlance.train.tracking import Tracker, open_trackers
 
 Group = list[Rollout]
@@ -78,6 +79,8 @@ def start_with(recipe: RlRecipe, model: LanceModel, binder: Binder) -> Run:
     if recipe.precision == "bfloat16":
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
+    if recipe.activation_checkpointing:
+        recompute_layers(model)
     return Run(recipe, model, binder, judges, make_objective(recipe, model, learners), optimizer)
 
 

@@ -89,6 +89,8 @@ class RlRecipe:
     precision: str = "float32"
     """Of the weights. bfloat16 takes two thirds of the time, but rounded weights move ratios by 0.08 in the second update of an iteration
     where float32 moves them by 0.00006 (LOG.md), so clipping would act on rounding."""
+    activation_checkpointing: bool = False
+    """Keep only what enters a layer and compute the rest again on the way back."""
     device: str = "cpu"
     seed: int = 0
     save_minutes: float = 5.0

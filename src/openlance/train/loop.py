@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from openlance.data.batch import TrainingBatch
-from openlance.data.loader import Loader, task_counts
-from openlance.data.streams import Streams
+from openlance.data.loader import Steps, task_counts
 from openlance.errors import LanceError
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
@@ -48,7 +47,7 @@ class Run:
     recipe: TrainRecipe
     model: LanceModel
     binder: Binder
-    loader: Loader | Streams
+    loader: Steps
     optimizer: Optimizer
     objective: Objective
     step: int = 0

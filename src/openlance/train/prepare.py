@@ -10,7 +10,7 @@ import yaml
 
 from openlance.data.cache import CachedSource
 from openlance.data.layout import Anchors
-from openlance.data.loader import Loader
+from openlance.data.loader import Loader, Steps
 from openlance.data.mixture import Mixture
 from openlance.data.records import open_records
 from openlance.data.source import RecordSource, Source, WorldSource
@@ -105,7 +105,7 @@ def choose_learners(model: LanceModel, recipe: ModelRecipe, seed: int) -> None:
         attach(model, recipe.lora, recipe.train, seed)
 
 
-def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders, ranks: Ranks) -> Loader | Streams:
+def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders, ranks: Ranks) -> Steps:
     """The data of a recipe, this rank's batches of it."""
     sources = [_source(name, source, recipe, binder, encoders) for name, source in recipe.sources.items()]
     weights = [source.weight for source in recipe.sources.values()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch.utils.checkpoint import checkpoint
 
 from openlance.model.lance import LanceModel
@@ -21,5 +23,8 @@ def recompute_layers(model: LanceModel) -> None:
 
 
 def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
     # Layers draw nothing at random: there is no state of a generator to bring back.
-    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+    # Which operations are used is a setting of the context (`plain_operations`), which the way back has left.
+    return checkpoint(copy_context().run, forward, *inputs, use_reentrant=False, preserve_rng_state=False)
