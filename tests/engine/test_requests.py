@@ -169,3 +169,15 @@ def test_sampling_laws() -> None:
     assert {choose_token(logits, 1.0, 0.5, generator) for _ in range(50)} == {1}
     drawn = {choose_token(logits, 5.0, 1.0, generator) for _ in range(300)}
     assert drawn == {0, 1, 2, 3}
+
+
+def test_coding_of_pixels_has_steps_of_its_own(lance: Lance) -> None:
+    """So that who steps with others neither lengthens their last step by its decoding, nor waits for more than a piece of it."""
+    ticket = lance.engine.submit(lance.request("t2v", "a cat", height=64, width=64, num_frames=5, num_inference_steps=2, seed=3))
+    coded = []
+    while not ticket.future.done():
+        had = bool(ticket.rows)
+        lance.engine.step()
+        coded.append(not had)
+    steps = [index for index, empty in enumerate(coded) if not empty]
+    assert coded[steps[-1] + 1 :] == [True, True]

@@ -112,6 +112,9 @@ def pool_for(lance: "Lance", settings: ServeSettings, elsewhere: "Callable[[], L
 
     Raises RequestError where several were asked for a model on a GPU.
     """
+    import torch
+
+    from openlance.apps.serve.cores import Cores
     from openlance.apps.serve.pool import Pool
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -121,7 +124,7 @@ def pool_for(lance: "Lance", settings: ServeSettings, elsewhere: "Callable[[], L
     processes = settings.processes or (min(cores, MOST_PROCESSES) if small else 1)
     if processes == 1 or elsewhere is None:
         return None
-    return Pool(lance, settings.worker, elsewhere, processes, max(1, cores // processes))
+    return Pool(lance, settings.worker, elsewhere, processes, Cores(torch.get_num_threads()))
 
 
 @contextmanager
