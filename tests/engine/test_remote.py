@@ -20,7 +20,6 @@ from openlance.errors import Cancelled, CheckpointError, RequestError
 from openlance.media import Clip
 from openlance.pipeline import Lance
 from openlance.sequence.template import OWN_WORDING
-
 from tests.serve.tiny import tiny_lance
 
 from .conftest import SMALL

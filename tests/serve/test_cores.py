@@ -20,6 +20,7 @@ def test_the_only_one_has_all_and_several_have_equal_shares():
         cores.leave(worker)
     cores.join("a")
     assert cores.share == 5
+    assert (Cores(5, 2).least, Cores(2, 4).least, Cores(5).least) == (2, 1, 5)
 
 
 def test_who_comes_waits_for_the_end_of_a_step_with_all_cores():

@@ -26,7 +26,7 @@ from tests.serve.conftest import Running
 from tests.serve.test_command import parse
 from tests.serve.tiny import tiny_lance
 
-CORES = Cores(torch.get_num_threads())
+CORES = Cores(torch.get_num_threads(), 2)
 
 
 def full(pool: Pool) -> Pool:
@@ -76,18 +76,34 @@ def test_requests_are_shared_out_and_come_out_the_same(pool: Pool, lance: Lance)
 def test_a_lone_request_has_all_cores_and_two_have_half_each(pool: Pool, lance: Lance, monkeypatch):
     used: list[tuple[Worker, int]] = []
     monkeypatch.setattr(pool._cores, "count", 4)
+    monkeypatch.setattr(pool._cores, "least", 1)  # for pixels
     for worker in pool._workers:
         monkeypatch.setattr(worker.engine, "use_threads", lambda threads, worker=worker: used.append((worker, threads)))
     pool.submit(drawing(lance, 0)).future.result(60)
     local, remote = pool._workers
-    assert set(used) == {(remote, 4)}
+    assert set(used) == {(local, 4), (local, 1)}
     used.clear()
     begun = threading.Event()
     first = pool.submit(replace(drawing(lance, 1, 100), on_progress=lambda progress: begun.set()))
     assert begun.wait(60)
     pool.submit(drawing(lance, 2)).future.result(60)
     first.future.result(60)
-    assert {(local, 2), (remote, 2), (remote, 4)} == set(used)
+    assert set(used) == {(local, 4), (local, 2), (local, 1), (remote, 2), (remote, 1)}
+
+
+def test_answers_go_where_few_answers_are_and_pictures_where_little_is(lance: Lance):
+    loads = {"answers": (300, 300), "pictures": (0, 9000), "a clip": (0, 9001)}
+    taken = []
+
+    def worker(name: str) -> SimpleNamespace:
+        short, both = loads[name]
+        return SimpleNamespace(alive=True, load=lambda of=False: short if of else both, submit=lambda request, deadline: taken.append(name))
+
+    pool = Pool(lance, WorkerLimits(), tiny_lance, 3, CORES)
+    pool._workers = [worker(name) for name in ("answers", "a clip", "pictures")]
+    pool.submit(lance.request("text", "tell"))
+    pool.submit(drawing(lance, 0))
+    assert taken == ["pictures", "answers"]
 
 
 def test_limits_are_those_of_all_together(lance: Lance):

@@ -94,7 +94,7 @@ class Engine:
         return [ticket.future.result() for ticket in tickets]
 
     def use_threads(self, threads: int) -> None:
-        """Compute with so many threads from here on; float32 results do not depend on it. The thread that steps must be the one that calls."""
+        """Compute with so many threads from here on. For the thread that steps to call."""
         torch.set_num_threads(threads)
 
     @torch.inference_mode()

@@ -77,8 +77,9 @@ class Away:
 class RemoteEngine:
     """A process with a model of its own that takes requests and steps them when told, like an `Engine`. One thread submits and steps.
 
-    `load` gives it its model, which may take a while: until `ready` it takes nothing. It loads with one thread, and computes with one
-    until told otherwise. Requests of a conversation with a history belong where the history is. When the process dies its requests fail, and it is no longer `alive`.
+    `load` gives it its model, which may take a while: until `ready` it takes nothing. It computes with one thread until told otherwise.
+    Requests of a conversation with a history belong where the history is. When the process dies its requests fail, and it is no longer
+    `alive`.
     """
 
     def __init__(self, load: Load) -> None:

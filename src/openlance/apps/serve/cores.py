@@ -12,8 +12,10 @@ class Cores:
     place of the one that they wait for. Two processes of two threads on two cores took 8 times as long as one (LOG.md).
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, workers: int = 1) -> None:
         self.count = count
+        self.least = max(1, count // workers)
+        """The share when all `workers` have requests."""
         self._held = 0
         self._busy: set[object] = set()
         self._changed = threading.Condition()

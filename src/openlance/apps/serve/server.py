@@ -124,7 +124,7 @@ def pool_for(lance: "Lance", settings: ServeSettings, elsewhere: "Callable[[], L
     processes = settings.processes or (min(cores, MOST_PROCESSES) if small else 1)
     if processes == 1 or elsewhere is None:
         return None
-    return Pool(lance, settings.worker, elsewhere, processes, Cores(torch.get_num_threads()))
+    return Pool(lance, settings.worker, elsewhere, processes, Cores(torch.get_num_threads(), processes))
 
 
 @contextmanager

@@ -158,10 +158,10 @@ class Worker:
             self._changed.notify()
         return handle
 
-    @property
-    def load(self) -> int:
-        """Tokens that all its requests move through the model."""
-        return sum(handle.cost.work_tokens for handle in [*self._waiting.applicants, *self._active])
+    def load(self, short: bool = False) -> int:
+        """Tokens that its requests move through the model; of the `short` ones alone, which is what an answer waits for."""
+        handles = [*self._waiting.applicants, *self._active]
+        return sum(handle.cost.work_tokens for handle in handles if handle.short or not short)
 
     def predict(self, tokens: int) -> float:
         """Seconds that so many tokens would take, by what steps took so far."""
@@ -190,7 +190,7 @@ class Worker:
             )
 
     def _retry_after(self) -> float:
-        return min(60.0, max(1.0, round(self.predict(self.load) / 2)))
+        return min(60.0, max(1.0, round(self.predict(self.load()) / 2)))
 
     def _wake(self) -> None:
         with self._changed:
@@ -249,7 +249,8 @@ class Worker:
         rows = sum(len(ticket.rows) for ticket in tickets)
         tokens = sum(active.tokens for active in chosen)
         with self._cores.held() as cores:
-            self.engine.use_threads(cores)
+            # Pixels are coded with one number of threads, whoever else is there: the last bits of convolutions depend on it.
+            self.engine.use_threads(cores if all(active.tokens for active in chosen) else self._cores.least)
             started = time.perf_counter()
             try:
                 self.engine.step(tickets)
