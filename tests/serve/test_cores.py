@@ -29,19 +29,28 @@ def test_who_comes_waits_for_the_end_of_a_step_with_all_cores():
 
     def come():
         cores.join("second")
-        with cores.held() as mine:
+        with cores.held(cores.count) as mine:
             assert mine == 1
             started.set()
 
-    with cores.held() as all_of_them:
+    with cores.held(cores.count) as all_of_them:
         assert all_of_them == 2
         second = threading.Thread(target=come)
         second.start()
         assert not started.wait(0.1)
     assert started.wait(10)
     second.join()
-    with cores.held() as share:
+    with cores.held(cores.count) as share:
         assert share == 1
+
+
+def test_who_can_use_few_leaves_the_rest_to_others():
+    cores = Cores(4, 2)
+    cores.join("first")
+    with cores.held(cores.least) as two:
+        cores.join("second")
+        with cores.held(cores.count) as others:
+            assert (two, others) == (2, 2)
 
 
 @pytest.mark.parametrize(("count", "workers"), [(1, 1), (2, 2), (4, 3), (8, 3), (2, 5)])
@@ -55,7 +64,7 @@ def test_no_core_is_given_twice_and_everyone_goes_on(count, workers):
         for _ in range(40):
             cores.join(number)
             for _ in range(choose.randrange(1, 4)):
-                with cores.held() as mine:
+                with cores.held(cores.count) as mine:
                     with lock:
                         held[number] = mine
                         most.append(sum(held.values()))

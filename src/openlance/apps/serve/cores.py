@@ -36,11 +36,11 @@ class Cores:
             self._busy.discard(worker)
 
     @contextmanager
-    def held(self) -> Iterator[int]:
-        """Hold a share for a step, once those steps have ended that hold more than theirs. Gives how many cores it is."""
+    def held(self, most: int) -> Iterator[int]:
+        """Hold a share of at most so many for a step, once those steps have ended that hold more than theirs. Gives how many it is."""
         with self._changed:
-            self._changed.wait_for(lambda: self._held + self.share <= max(self.count, len(self._busy)))
-            cores = self.share
+            self._changed.wait_for(lambda: self._held + min(most, self.share) <= max(self.count, len(self._busy)))
+            cores = min(most, self.share)
             self._held += cores
         try:
             yield cores

@@ -248,9 +248,10 @@ class Worker:
         tickets = [active.ticket for active in chosen]
         rows = sum(len(ticket.rows) for ticket in tickets)
         tokens = sum(active.tokens for active in chosen)
-        with self._cores.held() as cores:
-            # Pixels are coded with one number of threads, whoever else is there: the last bits of convolutions depend on it.
-            self.engine.use_threads(cores if all(active.tokens for active in chosen) else self._cores.least)
+        # Pixels are coded with one number of threads, whoever else is there: the last bits of convolutions depend on it.
+        most = self._cores.count if all(active.tokens for active in chosen) else self._cores.least
+        with self._cores.held(most) as cores:
+            self.engine.use_threads(cores)
             started = time.perf_counter()
             try:
                 self.engine.step(tickets)
