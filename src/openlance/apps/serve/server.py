@@ -34,8 +34,8 @@ SMALL_MODEL = 256 * 2**20
 """Bytes of weights up to which several processes have copies unless told otherwise: such a model's products are too small for threads."""
 MOST_PROCESSES = 4
 SWITCH_SECONDS = 0.0005
-"""Time after which a thread hands Python's lock to another that waits. A thread that computes asks for it after every operation: with
-Python's own 5 ms, a step of 10 ms took 215 ms while sixteen requests arrived."""
+"""Time after which a thread hands Python's lock to another that waits. A thread that computes asks for it after every operation: beside
+a thread of plain Python, products of 1 ms came 96 times a second with Python's own 5 ms, 430 times with this (LOG.md)."""
 
 
 class Server(uvicorn.Server):
