@@ -2,15 +2,17 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from openlance.engine.engine import Engine, Result, Ticket
 from openlance.engine.history import History
 from openlance.engine.remote import RemoteEngine, _portable
 from openlance.engine.request import ImageSampling, Progress
@@ -18,6 +20,7 @@ from openlance.errors import Cancelled, CheckpointError, RequestError
 from openlance.media import Clip
 from openlance.pipeline import Lance
 from openlance.sequence.template import OWN_WORDING
+from tests.serve.tiny import tiny_lance
 
 from .conftest import SMALL
 
@@ -41,7 +44,7 @@ def load(golden_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 def started(load: Load) -> RemoteEngine:
-    engine = RemoteEngine(load, torch.get_num_threads())
+    engine = RemoteEngine(load)
     assert engine.ready(120)
     return engine
 
@@ -139,6 +142,35 @@ def test_errors_of_a_request_come_back(remote: RemoteEngine, lance: Lance) -> No
     remote.step()
     with pytest.raises(RequestError, match="num_inference_steps"):
         wrong.future.result(timeout=0)
+
+
+class Telling(Engine):
+    """Instead of steps, says with how many threads it would have made them."""
+
+    def step(self, chosen: Sequence[Ticket] | None = None) -> bool:
+        for ticket in chosen or ():
+            ticket.future.set_result(Result(text=str(torch.get_num_threads())))
+        return False
+
+
+def telling() -> SimpleNamespace:
+    lance = tiny_lance()
+    return SimpleNamespace(engine=Telling(lance.model, lance.binder))
+
+
+def test_threads_are_those_that_it_was_told_last(lance: Lance) -> None:
+    engine = RemoteEngine(telling)
+    try:
+        assert engine.ready(120)
+        told = []
+        for threads in (None, 2, 3, 1):
+            if threads is not None:
+                engine.use_threads(threads)
+            (result,) = finish(engine, engine.submit(drawing(lance)))
+            told.append(result.text)
+        assert told == ["1", "2", "3", "1"]
+    finally:
+        engine.close()
 
 
 def test_histories_do_not_travel(remote: RemoteEngine, lance: Lance) -> None:

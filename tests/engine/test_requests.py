@@ -1,6 +1,7 @@
 """What a request may be, and what happens when it may not."""
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -169,3 +170,22 @@ def test_sampling_laws() -> None:
     assert {choose_token(logits, 1.0, 0.5, generator) for _ in range(50)} == {1}
     drawn = {choose_token(logits, 5.0, 1.0, generator) for _ in range(300)}
     assert drawn == {0, 1, 2, 3}
+
+
+def test_coding_of_pixels_has_steps_of_its_own(lance: Lance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it neither lengthens a step that others share, nor keeps them waiting for more than one piece."""
+    decode, pieces = lance.model.autoencoder.decode_stream, []
+
+    def counted(latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        for piece in decode(latents):
+            pieces.append(piece)
+            yield piece
+
+    monkeypatch.setattr(lance.model.autoencoder, "decode_stream", counted)
+    ticket = lance.engine.submit(lance.request("t2v", "a cat", height=64, width=64, num_frames=5, num_inference_steps=2, seed=3))
+    steps = []
+    while not ticket.future.done():
+        rows, before = bool(ticket.rows), len(pieces)
+        lance.engine.step()
+        steps.append((rows, len(pieces) - before))
+    assert [step for step in steps if step[1]] == [(False, 1), (False, 1)]

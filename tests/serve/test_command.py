@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from openlance.apps.commands import serve
+from openlance.apps.serve import server as server_module
 from openlance.apps.serve.server import listen
 from openlance.apps.serve.settings import ServeSettings
 from openlance.errors import RequestError
@@ -79,6 +81,18 @@ def test_answers_are_sent_at_once(server):
             time.sleep(0.01)
         connection = next(iter(server.server.server_state.connections))
         assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_threads_that_compute_get_the_lock_soon(monkeypatch, lance, tmp_path):
+    before = sys.getswitchinterval()
+    seen = []
+    server = SimpleNamespace(started=True, run=lambda sockets: seen.append(sys.getswitchinterval()))
+    monkeypatch.setattr(server_module, "make_server", lambda *_: server)
+    try:
+        assert server_module.serve(lambda: lance, ServeSettings(port=0, data_dir=tmp_path, web=False)) == 0
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == [pytest.approx(server_module.SWITCH_SECONDS)]
 
 
 SCRIPT = """

@@ -15,16 +15,18 @@ import torch
 from openlance.apps.commands import serve as command
 from openlance.apps.serve import server as server_module
 from openlance.apps.serve.admission import QueueFull
+from openlance.apps.serve.cores import Cores
 from openlance.apps.serve.pool import Pool
 from openlance.apps.serve.server import listen, make_server, pool_for
 from openlance.apps.serve.settings import ServeSettings, WorkerLimits
+from openlance.apps.serve.worker import Worker
 from openlance.errors import RequestError
 from openlance.pipeline import Lance
 from tests.serve.conftest import Running
 from tests.serve.test_command import parse
 from tests.serve.tiny import tiny_lance
 
-THREADS = 1
+CORES = Cores(torch.get_num_threads(), 2)
 
 
 def full(pool: Pool) -> Pool:
@@ -43,7 +45,7 @@ def wait_for(pool: Pool, size: int) -> None:
 
 @pytest.fixture(scope="module")
 def pool(lance: Lance) -> Iterator[Pool]:
-    pool = full(Pool(lance, WorkerLimits(), tiny_lance, 2, THREADS))
+    pool = full(Pool(lance, WorkerLimits(), tiny_lance, 2, CORES))
     yield pool
     pool.stop()
 
@@ -58,6 +60,8 @@ def test_requests_are_shared_out_and_come_out_the_same(pool: Pool, lance: Lance)
     for worker in pool._workers:
         submit = worker.submit
         worker.submit = lambda request, deadline=None, worker=worker, submit=submit: taken.append(worker) or submit(request, deadline)
+    for worker, believed in zip(pool._workers, (1e-3, 1e-6), strict=True):
+        worker.schedule.rates.token = believed  # what counts is the work, not what each has learned of its length
     handles = [pool.submit(request) for request in asked]
     results = [handle.future.result(60) for handle in handles]
     assert [taken.count(worker) for worker in pool._workers] == [3, 3]
@@ -69,8 +73,41 @@ def test_requests_are_shared_out_and_come_out_the_same(pool: Pool, lance: Lance)
     assert pool.metrics.latency.labels("t2i")._sum.get() > 0
 
 
+def test_a_lone_request_has_all_cores_and_two_have_half_each(pool: Pool, lance: Lance, monkeypatch):
+    used: list[tuple[Worker, int]] = []
+    monkeypatch.setattr(pool._cores, "count", 4)
+    monkeypatch.setattr(pool._cores, "least", 1)  # for pixels
+    for worker in pool._workers:
+        monkeypatch.setattr(worker.engine, "use_threads", lambda threads, worker=worker: used.append((worker, threads)))
+    pool.submit(drawing(lance, 0)).future.result(60)
+    local, remote = pool._workers
+    assert set(used) == {(local, 4), (local, 1)}
+    used.clear()
+    begun = threading.Event()
+    first = pool.submit(replace(drawing(lance, 1, 100), on_progress=lambda progress: begun.set()))
+    assert begun.wait(60)
+    pool.submit(drawing(lance, 2)).future.result(60)
+    first.future.result(60)
+    assert set(used) == {(local, 4), (local, 2), (local, 1), (remote, 2), (remote, 1)}
+
+
+def test_answers_go_where_few_answers_are_and_pictures_where_little_is(lance: Lance):
+    loads = {"answers": (300, 300), "pictures": (0, 9000), "a clip": (0, 9001)}
+    taken = []
+
+    def worker(name: str) -> SimpleNamespace:
+        short, both = loads[name]
+        return SimpleNamespace(alive=True, load=lambda of=False: short if of else both, submit=lambda request, deadline: taken.append(name))
+
+    pool = Pool(lance, WorkerLimits(), tiny_lance, 3, CORES)
+    pool._workers = [worker(name) for name in ("answers", "a clip", "pictures")]
+    pool.submit(lance.request("text", "tell"))
+    pool.submit(drawing(lance, 0))
+    assert taken == ["pictures", "answers"]
+
+
 def test_limits_are_those_of_all_together(lance: Lance):
-    pool = Pool(lance, WorkerLimits(max_queue=2, max_active=2, memory_bytes=2**28), tiny_lance, 2, THREADS)
+    pool = Pool(lance, WorkerLimits(max_queue=2, max_active=2, memory_bytes=2**28), tiny_lance, 2, CORES)
     assert (pool._limits.max_queue, pool._limits.max_active, pool._limits.memory_bytes) == (1, 1, 2**27)
     pool.start()
     try:
@@ -124,14 +161,14 @@ def test_small_models_get_a_process_a_core(monkeypatch, lance: Lance, tmp_path):
     settings = ServeSettings(data_dir=tmp_path)
     pool = pool_for(lance, settings, tiny_lance)
     assert pool is not None
-    assert (pool._processes, pool._threads) == (4, 2)
+    assert (pool._processes, pool._cores.count) == (4, torch.get_num_threads())
     assert pool_for(lance, replace(settings, processes=1), tiny_lance) is None
     assert pool_for(lance, settings, None) is None
     monkeypatch.setattr(server_module, "SMALL_MODEL", 10)
     assert pool_for(lance, settings, tiny_lance) is None
     asked = pool_for(lance, replace(settings, processes=3), tiny_lance)
     assert asked is not None
-    assert (asked._processes, asked._threads) == (3, 2)
+    assert asked._processes == 3
 
 
 def test_a_model_on_a_gpu_has_one_process(tmp_path):
@@ -143,7 +180,7 @@ def test_a_model_on_a_gpu_has_one_process(tmp_path):
 
 
 def test_nothing_starts_once_it_is_stopped(lance: Lance):
-    pool = Pool(lance, WorkerLimits(), tiny_lance, 2, THREADS).start()
+    pool = Pool(lance, WorkerLimits(), tiny_lance, 2, CORES).start()
     growing = threading.Thread(target=pool.grow, daemon=True)
     growing.start()
     until = time.monotonic() + 30

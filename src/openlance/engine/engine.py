@@ -93,6 +93,10 @@ class Engine:
                 self._close(ticket)
         return [ticket.future.result() for ticket in tickets]
 
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from here on. For the thread that steps to call."""
+        torch.set_num_threads(threads)
+
     @torch.inference_mode()
     def step(self, chosen: Sequence[Ticket] | None = None) -> bool:
         """One forward over the next rows of the `chosen` active requests (default: all). False when nothing is left to do.
@@ -203,9 +207,10 @@ def _denoise(model: LanceModel, planned: Plan, contexts: list[Context], media: l
 def _decode(model: LanceModel, latents: Tensor, output: str) -> Generator[list[Row], Outputs, Clip]:
     """Pixels of latents (t, h, w, C), latent frame by latent frame, others stepping in between."""
     frames = []
-    for piece in model.autoencoder.decode_stream(latents[None]):
-        frames.append(torch.from_numpy(to_uint8(piece[0])))
+    pieces = model.autoencoder.decode_stream(latents[None])
+    for _ in range(latents.shape[0]):
         yield from _pause()
+        frames.append(torch.from_numpy(to_uint8(next(pieces)[0])))
     return Clip(torch.cat(frames).numpy(), model.config.media.fps if output == "video" else IMAGE_FPS)
 
 

@@ -40,13 +40,14 @@ log = logging.getLogger("openlance.engine")
 
 @dataclass(frozen=True)
 class Orders:
-    """What a process is asked to do: take requests in, end some, step some. Requests go by number; a new
+    """What a process is asked to do: take requests in, end some, step some with so many threads. Requests go by number; a new
     one without its callbacks, whose names come with it.
     """
 
     new: list[New]
     cancelled: list[int]
     chosen: list[int]
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,20 @@ class Away:
 class RemoteEngine:
     """A process with a model of its own that takes requests and steps them when told, like an `Engine`. One thread submits and steps.
 
-    `load` gives it its model, which may take a while: until `ready` it takes nothing. `threads`: those it computes with. Requests of a
-    conversation with a history belong where the history is. When the process dies its requests fail, and it is no longer `alive`.
+    `load` gives it its model, which may take a while: until `ready` it takes nothing. It computes with one thread until told otherwise.
+    Requests of a conversation with a history belong where the history is. When the process dies its requests fail, and it is no longer
+    `alive`.
     """
 
-    def __init__(self, load: Load, threads: int) -> None:
+    def __init__(self, load: Load) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(load, threads, theirs), name="openlance-engine", daemon=True)
+        self._process = context.Process(target=_serve, args=(load, theirs), name="openlance-engine", daemon=True)
         self._process.start()
         theirs.close()
         self._numbers = itertools.count()
         self._new: list[New] = []
+        self._threads = 1
         self._ready = False
         self._held: dict[int, Away] = {}
         self._ended = False
@@ -117,6 +120,10 @@ class RemoteEngine:
             self._end()
         return ticket
 
+    def use_threads(self, threads: int) -> None:
+        """As of an `Engine`."""
+        self._threads = threads
+
     def step(self, chosen: Sequence[Away] | None = None) -> bool:
         """As of an `Engine`. Requests that were cancelled or removed from `active` end."""
         self._order([ticket for ticket in self.active if chosen is None or ticket in chosen])
@@ -131,7 +138,7 @@ class RemoteEngine:
         if not self.alive:
             self._end()
         elif asked or gone or self._new:
-            orders = Orders(self._new, gone, asked)
+            orders = Orders(self._new, gone, asked, self._threads)
             self._new = []
             self._follow(self._exchange(orders))
         self.active = [ticket for ticket in self.active if not ticket.future.done()]
@@ -195,10 +202,10 @@ def _pass_on(ticket: Away, state: State) -> None:
         ticket.future.set_result(state.result)
 
 
-def _serve(load: Load, threads: int, connection: Connection) -> None:
+def _serve(load: Load, connection: Connection) -> None:
     """The other process: load, then do as told until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     engine: Engine = load().engine
     if engine.model.vision is not None:
         _ = engine.model.vision.tower  # its code takes seconds to import: before the first request
@@ -215,6 +222,7 @@ def _serve(load: Load, threads: int, connection: Connection) -> None:
             for number in orders.cancelled:
                 if number in tickets:
                     tickets[number].cancel()
+            engine.use_threads(orders.threads)
             engine.step([tickets[number] for number in orders.chosen])
             connection.send({number: _state(ticket, events[number]) for number, ticket in tickets.items()})
             for number in [number for number, ticket in tickets.items() if ticket.future.done()]:

@@ -22,8 +22,9 @@ class WorkerLimits:
     """Requests that share the engine's steps."""
     memory_bytes: int | None = None
     """For contexts, activations and frames of active requests; None: half of what is free when the server starts."""
-    step_seconds: float = 0.08
-    """Longest step that is planned, so that a newcomer waits no longer for its first one. A single request may exceed it."""
+    step_seconds: float = 0.07
+    """Longest step that is planned, so that a newcomer waits no longer for its first one. A single request may exceed it. One core in
+    float32 takes 33 ms under load for a step of one picture of the embedded model: two fit, and more gain little (LOG.md)."""
     long_share: float = 0.25
     """Share of time that pictures and clips keep while answers are being written."""
     deadline_seconds: float = 600.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from openlance.apps.serve.admission import Budget, ShuttingDown, Waiting, due_time, free_bytes
+from openlance.apps.serve.cores import Cores
 from openlance.apps.serve.footprint import Footprint, footprint
 from openlance.apps.serve.metrics import Metrics
 from openlance.apps.serve.schedule import Active, Schedule
@@ -36,6 +37,8 @@ class Stepper(Protocol):
     def alive(self) -> bool: ...
 
     def submit(self, request: "Request", planned: "Plan | None" = None) -> "Ticket | Away": ...
+
+    def use_threads(self, threads: int) -> None: ...
 
     def step(self, chosen: Any = None) -> bool: ...
 
@@ -87,7 +90,10 @@ class Handle:
 
 
 class Worker:
-    """Runs requests of all users on one engine, that of `lance` or another, until `stop`. `threads`: those it computes with here."""
+    """Runs requests of all users on one engine, that of `lance` or another, until `stop`.
+
+    `cores`: those that it shares with other workers; without them its engine computes with the threads that torch has.
+    """
 
     def __init__(
         self,
@@ -95,13 +101,13 @@ class Worker:
         limits: WorkerLimits | None = None,
         metrics: Metrics | None = None,
         engine: Stepper | None = None,
-        threads: int | None = None,
+        cores: Cores | None = None,
     ) -> None:
         self.lance = lance
         self.engine: Stepper = engine or lance.engine
         self.limits = limits or WorkerLimits()
         self.metrics = metrics or Metrics()
-        self._threads = threads
+        self._cores = cores or Cores(torch.get_num_threads())
         memory = self.limits.memory_bytes or free_bytes(str(lance.model.device)) // 2
         self.budget = Budget(memory, self.limits.max_active)
         self.schedule = Schedule(self.limits.step_seconds, self.limits.long_share)
@@ -139,7 +145,7 @@ class Worker:
     def submit(self, request: "Request", deadline: float | None = None) -> Handle:
         """Plan a request and queue it. `deadline`: seconds from now. Raises what `plan` raises, and QueueFull or ShuttingDown for now."""
         planned, cost = self.plan(request)
-        handle = Handle(planned, cost, self.predict(cost), deadline or self.limits.deadline_seconds)
+        handle = Handle(planned, cost, self.predict(cost.work_tokens), deadline or self.limits.deadline_seconds)
         handle._wake = self._wake
         with self._changed:
             try:
@@ -152,14 +158,14 @@ class Worker:
             self._changed.notify()
         return handle
 
-    @property
-    def load(self) -> float:
-        """Seconds that all its requests would take one after another."""
-        return sum(self.predict(handle.cost) for handle in [*self._waiting.applicants, *self._active])
+    def load(self, short: bool = False) -> int:
+        """Tokens that its requests move through the model; of the `short` ones alone, which is what an answer waits for."""
+        handles = [*self._waiting.applicants, *self._active]
+        return sum(handle.cost.work_tokens for handle in handles if handle.short or not short)
 
-    def predict(self, cost: Footprint) -> float:
-        """Seconds that a request would take alone, by what steps took so far."""
-        return cost.work_tokens * self.schedule.rates.token
+    def predict(self, tokens: int) -> float:
+        """Seconds that so many tokens would take, by what steps took so far."""
+        return tokens * self.schedule.rates.token
 
     def close(self) -> None:
         """Take nothing new; what was taken goes on."""
@@ -184,15 +190,14 @@ class Worker:
             )
 
     def _retry_after(self) -> float:
-        return min(60.0, max(1.0, round(self.load / 2)))
+        return min(60.0, max(1.0, round(self.predict(self.load()) / 2)))
 
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify()
 
     def _run(self) -> None:
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        self._cores.join(self)
         try:
             while self._turn():
                 pass
@@ -203,12 +208,13 @@ class Worker:
             raise
         finally:
             self._unwatch()
+            self._cores.leave(self)
 
     def _turn(self) -> bool:
         """Admit, step, settle. False when stopped."""
         with self._changed:
-            while not self._active and not self._waiting.applicants and not self._stopping:
-                self._changed.wait()
+            if not (self._stopping or self._active or self._waiting.applicants):
+                self._rest()
             if self._stopping:
                 self._close_all()
                 return False
@@ -224,6 +230,12 @@ class Worker:
             time.sleep(0.005)
         return True
 
+    def _rest(self) -> None:
+        """Wait for a request, the cores being the others' meanwhile."""
+        self._cores.leave(self)
+        self._changed.wait_for(lambda: self._stopping or self._waiting.applicants)
+        self._cores.join(self)
+
     def _enter(self, handle: Handle) -> None:
         ticket = self.engine.submit(handle.plan.request, handle.plan)
         handle.active = Active(ticket, handle.short, handle.due)
@@ -236,14 +248,18 @@ class Worker:
         tickets = [active.ticket for active in chosen]
         rows = sum(len(ticket.rows) for ticket in tickets)
         tokens = sum(active.tokens for active in chosen)
-        started = time.perf_counter()
-        try:
-            self.engine.step(tickets)
-        except Exception as error:
-            log.exception("a step failed")
-            for ticket in tickets:
-                self._abandon(ticket, error)
-        seconds = time.perf_counter() - started
+        # Pixels are coded with one number of threads, whoever else is there: the last bits of convolutions depend on it.
+        most = self._cores.count if all(active.tokens for active in chosen) else self._cores.least
+        with self._cores.held(most) as cores:
+            self.engine.use_threads(cores)
+            started = time.perf_counter()
+            try:
+                self.engine.step(tickets)
+            except Exception as error:
+                log.exception("a step failed")
+                for ticket in tickets:
+                    self._abandon(ticket, error)
+            seconds = time.perf_counter() - started
         self.schedule.account(seconds)
         self.metrics.step(seconds, rows, tokens)
 
