@@ -143,6 +143,17 @@ def test_long_inputs_take_the_chunked_path_unchanged(model: LanceModel) -> None:
         torch.testing.assert_close(norm(x), F.rms_norm(x, (32,), norm.weight, norm.eps), atol=0, rtol=0)
 
 
+def test_heads_turned_in_place_equal_those_with_gradients(model: LanceModel) -> None:
+    expert, count = model.transformer.layers[0].generation, 2 * IN_CACHE // 128 + 3
+    x, place = torch.randn(count, 32), torch.randint(0, 99, (3, count))
+    rotation = model.rotation(place)
+    with torch.no_grad():
+        fast = expert.project(x, rotation)
+        few = expert.project(x[:5], model.rotation(place[:, :5]))
+    torch.testing.assert_close(fast, expert.project(x, rotation), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(few, fast[:, :, :5], atol=2e-6, rtol=1e-5)
+
+
 def test_a_group_of_rows_equals_its_rows(model: LanceModel) -> None:
     packed = example()
     latents, times = torch.randn(3, 10, 6), torch.full((10,), 0.5)
@@ -260,7 +271,7 @@ def test_config_round_trip_and_unknown_keys() -> None:
         LanceConfig.from_dict({"transformer": {"hiden_size": 3}})
 
 
-@pytest.mark.parametrize("rows", [1, 128, 129, 300])
+@pytest.mark.parametrize("rows", [1, 128, IN_CACHE // 48, IN_CACHE // 48 + 1, IN_CACHE // 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_swiglu_in_place_equals_the_plain_one(rows: int, dtype: torch.dtype) -> None:
     fused = torch.randn(rows, 2 * 48, generator=torch.Generator().manual_seed(rows)).to(dtype)

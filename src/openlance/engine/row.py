@@ -108,10 +108,9 @@ class Batcher:
 
     def _join(self, rows: Sequence[Row]) -> RaggedBatch:
         """The ragged batch of `rows`, in their order in both streams."""
-        same = len(rows) == len(self._known) and all(row.static is known for row, known in zip(rows, self._known, strict=True))
-        if self._joined is None or not same:
-            self._joined = self._join_static(rows)
-            self._known = [row.static for row in rows]
+        static = [row.static for row in rows]
+        if self._joined is None or self._known != static:
+            self._joined, self._known = self._join_static(rows), static
         latents = [row.latents for row in rows if row.latents.numel()]
         self._joined.latents = _cat(latents) if latents else rows[0].latents
         self._joined.times = _cat([row.times for row in rows])
@@ -146,7 +145,7 @@ class Batcher:
         if moving and hidden.generation is not None:
             # Of clean cells that are only prefilled too: it costs less than to leave them out.
             velocity = self.model.velocity(hidden.generation, batch.latents, batch.times[batch.time_index, None])
-            cells = velocity.split([row.latents.shape[0] for row in rows])
+            cells = velocity.split_with_sizes([row.latents.shape[0] for row in rows])
             for i in moving:
                 outputs[i] = cells[i]
         return outputs

@@ -58,6 +58,8 @@ def attend(
             pieces = [_rows(x, group.count) for x in pieces]
         mixed = _attend_blocks(group, pieces, counts) if group.blocks else _attend_group(layer, group, pieces, counts)
         u, g = mixed.transpose(1, 2).split_with_sizes(size, 1)
+        if group.count > 1:
+            u, g = (x.reshape(1, -1, *x.shape[2:]) for x in (u, g))
         understanding.append(u)
         generation.append(g)
     return (None if streams[0] is None else _merge(understanding)), (None if streams[1] is None else _merge(generation))
@@ -71,9 +73,9 @@ def _cut(stream: Tensor | None, sizes: list[int]) -> Sequence[Tensor | None]:
 
 
 def _merge(parts: list[Tensor]) -> Tensor:
-    """(tokens, heads * d) of all rows of all groups, each (count, tokens, heads, d)."""
-    width = parts[0].shape[2] * parts[0].shape[3]
-    return _join([x.reshape(-1, width) for x in parts])
+    """(tokens, heads * d) of all groups, each (1, tokens, heads, d)."""
+    whole = _join(parts, 1)
+    return whole.reshape(whole.shape[1], -1)
 
 
 def _rows(x: Tensor, count: int) -> Tensor:

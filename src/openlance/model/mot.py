@@ -103,7 +103,7 @@ class Expert(nn.Module):
         return self._turned(heads, rotation).transpose(0, 1)[None]
 
     def _turned(self, heads: Tensor, rotation: Rotation) -> Tensor:
-        """Heads (S, heads, d), those of queries and keys normed and rotated. Without gradients in place: new tensors would cost their pages."""
+        """Heads (S, heads, d), those of queries and keys normed and rotated. In place without gradients: new tensors cost their pages."""
         q, k, eps = self.q_norm.weight, self.k_norm.weight, self.eps
         if torch.is_grad_enabled():
             if kernels.usable(heads):
