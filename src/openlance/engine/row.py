@@ -138,7 +138,7 @@ class Batcher:
         outputs: list[Tensor | None] = [None] * len(rows)
         asking = [i for i, row in enumerate(rows) if row.want is Want.LOGITS]
         if asking and hidden.understanding is not None:
-            tokens = hidden.understanding.split([row.ids.numel() for row in rows])
+            tokens = hidden.understanding.split_with_sizes([row.ids.numel() for row in rows])
             for i, logits in zip(asking, self.model.logits(_cat([tokens[i][-1:] for i in asking])), strict=True):
                 outputs[i] = logits
         moving = [i for i, row in enumerate(rows) if row.want is Want.VELOCITY]

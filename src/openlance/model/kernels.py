@@ -141,7 +141,7 @@ class _NormRotate(Function):
         ctx.save_for_backward(x, query, key, cos, sin)
         ctx.counts, ctx.eps = counts, eps
         result = torch.empty_like(x)
-        *turned, values = zip(x.split(counts, 1), result.split(counts, 1), strict=True)
+        *turned, values = zip(x.split_with_sizes(counts, 1), result.split_with_sizes(counts, 1), strict=True)
         for weight, (heads, out) in zip((query, key), turned, strict=True):
             sizes = (len(x), heads.shape[1], x.stride(0), x.shape[2])
             _call("norm_rotate", x.dtype, heads, weight.float(), cos, sin, out, *sizes, eps)
@@ -153,7 +153,7 @@ class _NormRotate(Function):
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None, None]:
         x, *weights, cos, sin = ctx.saved_tensors
         of_x, of_weights = torch.empty_like(x), [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-        *turned, values = zip(*(tensor.split(ctx.counts, 1) for tensor in (change.contiguous(), x, of_x)), strict=True)
+        *turned, values = zip(*(tensor.split_with_sizes(ctx.counts, 1) for tensor in (change.contiguous(), x, of_x)), strict=True)
         row = torch.empty_like(of_weights[0])
         for weight, of_weight, (part, heads, of_heads) in zip(weights, of_weights, turned, strict=True):
             sizes = (len(x), heads.shape[1], x.stride(0), x.shape[2])

@@ -33,7 +33,7 @@ def _in_parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     if _at_once(first):
         return (tensors,)
     rows = max(1, IN_CACHE * len(first) // first.numel())
-    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
