@@ -68,8 +68,7 @@ def make_step(model: LanceModel, args: argparse.Namespace) -> tuple[Callable[[],
         row.times = torch.tensor([0.0, 0.9])
 
     def step() -> None:
-        outputs = batcher.outputs(denoiser.rows, model(batcher.join(denoiser.rows)))
-        denoiser.combine(outputs)
+        denoiser.combine(batcher.run(denoiser.rows))
 
     return step, lengths, cells
 

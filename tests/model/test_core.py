@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openlance.errors import CheckpointError
-from openlance.model.attention import Heads, RowGroup, attend, blocks_of
+from openlance.model.attention import RowGroup, attend, blocks_of
 from openlance.model.config import LanceConfig, TransformerConfig
 from openlance.model.context import Context
 from openlance.model.lance import LanceModel, RaggedBatch, batch_of
 from openlance.model.latent import place_embedding, time_frequencies
-from openlance.model.mot import ROWS_IN_CACHE, Expert, swiglu
-from openlance.model.rope import Rope, rotate
+from openlance.model.mot import IN_CACHE, Expert, swiglu
+from openlance.model.rope import Rope, Rotation, rotate
 from openlance.sequence.pack import PackedSequence, pack
 from openlance.sequence.positions import positions
 from openlance.sequence.segment import Kind, Role, Segment
@@ -137,10 +137,21 @@ def test_two_streams_equal_token_by_token(model: LanceModel, grad: bool) -> None
 
 def test_long_inputs_take_the_chunked_path_unchanged(model: LanceModel) -> None:
     norm = model.transformer.norm_understanding
-    x = torch.randn(2 * ROWS_IN_CACHE + 3, 32)
+    x = torch.randn(2 * IN_CACHE // 32 + 3, 32)
     with torch.no_grad():
         torch.testing.assert_close(norm(x), slow_norm(x, norm.weight, norm.eps), atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(norm(x), F.rms_norm(x, (32,), norm.weight, norm.eps), atol=0, rtol=0)
+
+
+def test_heads_turned_in_place_equal_those_with_gradients(model: LanceModel) -> None:
+    expert, count = model.transformer.layers[0].generation, 2 * IN_CACHE // 128 + 3
+    x, place = torch.randn(count, 32), torch.randint(0, 99, (3, count))
+    rotation = model.rotation(place)
+    with torch.no_grad():
+        fast = expert.project(x, rotation)
+        few = expert.project(x[:5], model.rotation(place[:, :5]))
+    torch.testing.assert_close(fast, expert.project(x, rotation), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(few, fast[:, :, :5], atol=2e-6, rtol=1e-5)
 
 
 def test_a_group_of_rows_equals_its_rows(model: LanceModel) -> None:
@@ -150,7 +161,7 @@ def test_a_group_of_rows_equals_its_rows(model: LanceModel) -> None:
     u, g = one[0].groups[0].understanding, one[0].groups[0].generation
 
     def tile(rotation):
-        return dataclasses.replace(rotation, cos=rotation.cos.repeat(3, 1, 1), sin=rotation.sin.repeat(3, 1, 1))
+        return Rotation(cos=rotation.cos.repeat(3, 1, 1), sin=rotation.sin.repeat(3, 1, 1))
 
     together = RaggedBatch(
         groups=[RowGroup(u, g, mask=one[0].groups[0].mask, count=3)],
@@ -179,14 +190,11 @@ def test_attention_by_blocks_equals_the_whole_mask(streams: tuple[int, int]) -> 
     blocks = blocks_of(mask, sizes, torch.float32)
     assert [block.keys for block in blocks] == [(0,), (0, 1), (0, 2)]
     assert [None if block.mask is None else tuple(block.mask.shape) for block in blocks] == [(2, 1, 3, 3), None, (2, 1, 1, 8)]
-    heads = [
-        Heads(*(torch.randn(2 * size, n, 16).requires_grad_() for n in (4, 2, 2))) if size else None  # (rows x tokens, heads, d)
-        for size in streams
-    ]
-    inputs = [x for stream in heads if stream is not None for x in stream]
+    heads = [torch.randn(1, 8, 2 * size, 16).requires_grad_() if size else None for size in streams]  # (1, heads, rows x tokens, d)
+    inputs = [stream for stream in heads if stream is not None]
     found = []
     for group in (RowGroup(*streams, mask=mask, count=2, plain=True), RowGroup(*streams, count=2, blocks=blocks)):
-        outputs = [x for x in attend(0, (heads[0], heads[1]), [group]) if x is not None]
+        outputs = [x for x in attend(0, (heads[0], heads[1]), (4, 2, 2), [group]) if x is not None]
         found.append([*outputs, *torch.autograd.grad(sum(x.sin().sum() for x in outputs), inputs)])
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
@@ -223,21 +231,19 @@ def test_context_grows_forks_and_forgets() -> None:
     written = []
     for n in (3, 400, 1):
         context.reserve(n)
-        k, v = torch.randn(2, n, 2, 16)
+        heads = torch.randn(1, 4, n, 16)
         for layer in range(2):
-            keys, values = context.extend(layer, k + layer, v + layer)
-        written.append((k, v))
+            seen = context.extend(layer, heads + layer)
+        written.append(heads)
         context.commit(n)
-    whole = torch.cat([k for k, _ in written]).transpose(0, 1)
-    torch.testing.assert_close(keys, whole + 1)
-    torch.testing.assert_close(values, torch.cat([v for _, v in written]).transpose(0, 1) + 1)
+    whole = torch.cat(written, 2)
+    torch.testing.assert_close(seen, whole + 1)
     fork = context.fork(2)
     assert fork.length == context.length == 404
-    fork.extend(0, torch.zeros(2, 2, 16), torch.zeros(2, 2, 16))
+    fork.extend(0, torch.zeros(1, 4, 2, 16))
     fork.commit(2)
     context.reserve(2)
-    keys, _ = context.extend(0, torch.ones(2, 2, 16), torch.ones(2, 2, 16))
-    torch.testing.assert_close(keys[:, :404], whole)
+    torch.testing.assert_close(context.extend(0, torch.ones(1, 4, 2, 16))[:, :, :404], whole)
     assert context.length == 404
 
 
@@ -265,7 +271,7 @@ def test_config_round_trip_and_unknown_keys() -> None:
         LanceConfig.from_dict({"transformer": {"hiden_size": 3}})
 
 
-@pytest.mark.parametrize("rows", [1, 128, 129, 300])
+@pytest.mark.parametrize("rows", [1, 128, IN_CACHE // 48, IN_CACHE // 48 + 1, IN_CACHE // 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_swiglu_in_place_equals_the_plain_one(rows: int, dtype: torch.dtype) -> None:
     fused = torch.randn(rows, 2 * 48, generator=torch.Generator().manual_seed(rows)).to(dtype)

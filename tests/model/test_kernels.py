@@ -51,15 +51,17 @@ def test_norm(shape: tuple[int, int], dtype: torch.dtype) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norm_and_rotation_of_some_of_the_heads(dtype: torch.dtype) -> None:
-    angles = draw(11, 1, 8, seed=2)
+def test_norm_and_rotation_of_queries_and_keys(dtype: torch.dtype) -> None:
+    angles, counts = draw(11, 1, 8, seed=2), (3, 1, 1)
     turn = [torch.cat([angles.cos()] * 2, -1).to(dtype), torch.cat([-angles.sin(), angles.sin()], -1).to(dtype)]
 
-    def slow(x: Tensor, w: Tensor) -> Tensor:
-        normed = x[:, 1:4] * torch.rsqrt(x[:, 1:4].square().mean(-1, keepdim=True) + EPS) * w
-        return rotate(normed, Rotation(turn[0].double(), turn[1].double()))
+    def slow(x: Tensor, *weights: Tensor) -> Tensor:
+        query, key, value = x.split(counts, 1)
+        normed = [part * torch.rsqrt(part.square().mean(-1, keepdim=True) + EPS) * w for part, w in zip((query, key), weights, strict=True)]
+        return torch.cat([rotate(torch.cat(normed, 1), Rotation(turn[0].double(), turn[1].double())), value], 1)
 
-    compare(lambda x, w: kernels.norm_rotate(x[:, 1:4], w, EPS, *turn), slow, [draw(11, 5, 16), draw(16, seed=1) + 1], dtype)
+    inputs = [draw(11, 5, 16), draw(16, seed=1) + 1, draw(16, seed=3) + 1]
+    compare(lambda x, q, k: kernels.norm_rotate(x, counts, q, k, EPS, *turn), slow, inputs, dtype)
 
 
 @needs_compiler

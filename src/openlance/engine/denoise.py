@@ -65,9 +65,9 @@ class Denoiser:
         """The rows of one evaluation with the moving latents (n, C) at `time`: every branch, or the first where guidance rests."""
         rows = self.rows if self.guidance.acts_at(time) else self.rows[:1]
         latents = self.place_latents(moving)
+        times = torch.tensor([0.0, time], device=latents.device)
         for row in rows:
-            row.latents = latents
-            row.times = torch.tensor([0.0, time], device=latents.device)
+            row.latents, row.times = latents, times
         return rows
 
     def run(self, on_step: Callable[[DenoiseStep], None] | None = None) -> Generator[list[Row], Outputs, Tensor]:

@@ -88,35 +88,33 @@ def make_row(
 
 
 class Batcher:
-    """Joins rows into one ragged batch; what rows share from step to step is joined once."""
+    """Runs the model over rows joined into one ragged batch; what rows share from step to step is joined once."""
 
     def __init__(self, model: LanceModel) -> None:
         self.model = model
-        self._rows: list[object] = []
+        self._known: list[object] = []
         self._joined: RaggedBatch | None = None
 
-    def join(self, rows: Sequence[Row]) -> RaggedBatch:
-        """The ragged batch of `rows`, in their order in both streams."""
+    def run(self, rows: Sequence[Row]) -> list[Tensor | None]:
+        """What each row wanted, in order; contexts of prefilled and decoded rows are committed."""
         for row in rows:
             row.context.reserve(len(row))
+        batch = self._join(rows)
+        hidden = self.model(batch)
+        for row in rows:
+            if row.want is not Want.VELOCITY:
+                row.context.commit(len(row))
+        return self._outputs(rows, batch, hidden)
+
+    def _join(self, rows: Sequence[Row]) -> RaggedBatch:
+        """The ragged batch of `rows`, in their order in both streams."""
+        static = [row.static for row in rows]
+        if self._joined is None or self._known != static:
+            self._joined, self._known = self._join_static(rows), static
         latents = [row.latents for row in rows if row.latents.numel()]
-        times = [row.times for row in rows]
-        same = len(rows) == len(self._rows) and all(row.static is known for row, known in zip(rows, self._rows, strict=True))
-        if not same or self._joined is None:
-            self._joined = self._join_static(rows)
-            self._rows = [row.static for row in rows]
-        static = self._joined
-        return RaggedBatch(
-            groups=[RowGroup(*row.shape, row.context, row.mask) for row in rows],
-            ids=_cat([row.ids for row in rows]),
-            rotations=static.rotations,
-            place=static.place,
-            latents=_cat(latents) if latents else rows[0].latents,
-            times=_cat(times),
-            time_index=static.time_index,
-            vision=static.vision,
-            vision_index=static.vision_index,
-        )
+        self._joined.latents = _cat(latents) if latents else rows[0].latents
+        self._joined.times = _cat([row.times for row in rows])
+        return self._joined
 
     def _join_static(self, rows: Sequence[Row]) -> RaggedBatch:
         starts = torch.tensor([0, *(row.ids.numel() for row in rows)]).cumsum(0).tolist()
@@ -125,8 +123,8 @@ class Batcher:
         steps = torch.tensor([0, *(row.times.numel() for row in rows)]).cumsum(0).tolist()
         index = [row.time_index + start for row, start in zip(rows, steps, strict=False) if row.latents.numel()]
         return RaggedBatch(
-            groups=[],
-            ids=rows[0].ids,
+            groups=[RowGroup(*row.shape, row.context, row.mask) for row in rows],
+            ids=_cat([row.ids for row in rows]),
             rotations=(_cat_rotations([row.rotations[0] for row in rows]), _cat_rotations([row.rotations[1] for row in rows])),
             place=_cat([row.place for row in latent_rows]) if latent_rows else rows[0].place,
             latents=rows[0].latents,
@@ -136,32 +134,20 @@ class Batcher:
             vision_index=_cat([row.vision_index + start for row, start in seen if row.vision_index is not None]) if seen else None,
         )
 
-    def outputs(self, rows: Sequence[Row], hidden: Hidden) -> list[Tensor | None]:
-        """What each row wanted, in order; contexts of prefilled and decoded rows are committed."""
+    def _outputs(self, rows: Sequence[Row], batch: RaggedBatch, hidden: Hidden) -> list[Tensor | None]:
         outputs: list[Tensor | None] = [None] * len(rows)
-        u = g = 0
-        wanting: dict[Want, list[tuple[int, Tensor]]] = {Want.LOGITS: [], Want.VELOCITY: []}
-        for i, row in enumerate(rows):
-            understanding, generation = row.shape
-            if row.want is Want.LOGITS and hidden.understanding is not None:
-                wanting[Want.LOGITS].append((i, hidden.understanding[u + understanding - 1 : u + understanding]))
-            if row.want is Want.VELOCITY and hidden.generation is not None:
-                wanting[Want.VELOCITY].append((i, hidden.generation[g : g + generation]))
-            u, g = u + understanding, g + generation
-            if row.want is not Want.VELOCITY:
-                row.context.commit(len(row))
-        if wanting[Want.LOGITS]:
-            logits = self.model.logits(_cat([state for _, state in wanting[Want.LOGITS]]))
-            for (i, _), row_logits in zip(wanting[Want.LOGITS], logits, strict=True):
-                outputs[i] = row_logits
-        if wanting[Want.VELOCITY]:
-            chosen = [i for i, _ in wanting[Want.VELOCITY]]
-            states = _cat([state for _, state in wanting[Want.VELOCITY]])
-            latents = _cat([rows[i].latents for i in chosen])
-            times = _cat([rows[i].times[rows[i].time_index] for i in chosen])
-            velocity = self.model.velocity(states, latents, times[:, None])
-            for i, part in zip(chosen, torch.split(velocity, [rows[i].shape[1] for i in chosen]), strict=True):
-                outputs[i] = part
+        asking = [i for i, row in enumerate(rows) if row.want is Want.LOGITS]
+        if asking and hidden.understanding is not None:
+            tokens = hidden.understanding.split_with_sizes([row.ids.numel() for row in rows])
+            for i, logits in zip(asking, self.model.logits(_cat([tokens[i][-1:] for i in asking])), strict=True):
+                outputs[i] = logits
+        moving = [i for i, row in enumerate(rows) if row.want is Want.VELOCITY]
+        if moving and hidden.generation is not None:
+            # Of clean cells that are only prefilled too: it costs less than to leave them out.
+            velocity = self.model.velocity(hidden.generation, batch.latents, batch.times[batch.time_index, None])
+            cells = velocity.split_with_sizes([row.latents.shape[0] for row in rows])
+            for i in moving:
+                outputs[i] = cells[i]
         return outputs
 
 

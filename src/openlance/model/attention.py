@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,63 +41,73 @@ class RowGroup:
     blocks: tuple[Block, ...] = ()
 
 
-class Heads(NamedTuple):
-    """Queries (S, heads, d), keys and values (S, kv_heads, d) of one stream."""
+def attend(
+    layer: int, streams: tuple[Tensor | None, Tensor | None], counts: Sequence[int], groups: list[RowGroup]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Outputs of both streams, (U, heads * d) and (G, heads * d); a stream that is None stays None.
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-
-
-def attend(layer: int, streams: tuple[Heads | None, Heads | None], groups: list[RowGroup]) -> tuple[Tensor | None, Tensor | None]:
-    """Outputs of both streams, (U, heads * d) and (G, heads * d); a stream that is None stays None."""
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    starts = [0, 0]
-    for group in groups:
-        cuts: list[tuple[Tensor, ...]] = []
-        owners = []
-        for i, size in enumerate((group.understanding, group.generation)):
-            stream = streams[i]
-            if stream is not None and size:
-                start = starts[i]
-                starts[i] = stop = start + group.count * size
-                cuts.append(tuple(x[start:stop].view(group.count, size, -1, x.shape[-1]).transpose(1, 2) for x in stream))
-                owners.append((i, size))
-        if group.blocks:
-            outputs = _attend_blocks(group, cuts)
-        else:
-            outputs = torch.split(_attend_group(layer, group, cuts), [size for _, size in owners], 2)
-        for (i, size), mixed in zip(owners, outputs, strict=True):
-            parts[i].append(mixed.transpose(1, 2).reshape(group.count * size, -1))
-    understanding, generation = parts
-    return (None if streams[0] is None else _join(understanding)), (None if streams[1] is None else _join(generation))
+    `streams`: heads (1, sum(counts), U, d) and (1, sum(counts), G, d), the `counts` of queries, keys and values behind each other.
+    """
+    firsts = _cut(streams[0], [group.count * group.understanding for group in groups])
+    seconds = _cut(streams[1], [group.count * group.generation for group in groups])
+    understanding, generation = [], []
+    for group, first, second in zip(groups, firsts, seconds, strict=True):
+        size = (group.understanding, group.generation)
+        pieces = [x for x, tokens in zip((first, second), size, strict=True) if x is not None and tokens]
+        if group.count > 1:
+            pieces = [_rows(x, group.count) for x in pieces]
+        mixed = _attend_blocks(group, pieces, counts) if group.blocks else _attend_group(layer, group, pieces, counts)
+        u, g = mixed.transpose(1, 2).split_with_sizes(size, 1)
+        if group.count > 1:
+            u, g = (x.reshape(1, -1, *x.shape[2:]) for x in (u, g))
+        understanding.append(u)
+        generation.append(g)
+    return (None if streams[0] is None else _merge(understanding)), (None if streams[1] is None else _merge(generation))
 
 
-def _attend_group(layer: int, group: RowGroup, cuts: list[tuple[Tensor, ...]]) -> Tensor:
-    """Attention (N, heads, S, d) of rows whose (query, key, value) come in one or two streams, each (N, heads, tokens, d)."""
-    query, key, value = (_join(pieces, 2) for pieces in zip(*cuts, strict=True))
+def _cut(stream: Tensor | None, sizes: list[int]) -> Sequence[Tensor | None]:
+    """The tokens of each group."""
+    if stream is None:
+        return [None] * len(sizes)
+    return stream.split_with_sizes(sizes, 2) if len(sizes) > 1 else [stream]
+
+
+def _merge(parts: list[Tensor]) -> Tensor:
+    """(tokens, heads * d) of all groups, each (1, tokens, heads, d)."""
+    whole = _join(parts, 1)
+    return whole.reshape(whole.shape[1], -1)
+
+
+def _rows(x: Tensor, count: int) -> Tensor:
+    """(count, heads, tokens, d) of (1, heads, count * tokens, d)."""
+    return x.view(x.shape[1], count, -1, x.shape[3]).transpose(0, 1)
+
+
+def _attend_group(layer: int, group: RowGroup, pieces: list[Tensor], counts: Sequence[int]) -> Tensor:
+    """Attention (N, heads, S, d) of rows whose heads come in one or two streams, each (N, sum(counts), tokens, d)."""
+    queries = counts[0]
+    query, seen = _join(pieces, 2).split_with_sizes((queries, sum(counts) - queries), 1)
     if group.context is not None:
-        keys, values = group.context.extend(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        key, value = keys[None], values[None]
+        seen = group.context.extend(layer, seen)
+    key, value = seen.chunk(2, 1)
     kernel = plain_attention if group.plain else fused_attention
     return kernel(query, key, value, group.mask)
 
 
-def _attend_blocks(group: RowGroup, cuts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The same for each stream, (N, heads, tokens, d), block by block."""
-    left, counts = [block.size for block in group.blocks], []
-    pieces: list[tuple[Tensor, ...]] = []
-    for cut in cuts:
+def _attend_blocks(group: RowGroup, pieces: list[Tensor], counts: Sequence[int]) -> Tensor:
+    """The same block by block."""
+    left = [block.size for block in group.blocks]
+    heads: list[tuple[Tensor, ...]] = []
+    for piece in pieces:
         sizes: list[int] = []
-        while sum(sizes) < cut[0].shape[2]:
+        while sum(sizes) < piece.shape[2]:
             sizes.append(left.pop(0))
-        counts.append(len(sizes))
-        pieces += zip(*(torch.split(x, sizes, 2) for x in cut), strict=True)
+        heads += [part.split_with_sizes(counts, 1) for part in piece.split_with_sizes(sizes, 2)]
     mixed = []
-    for block, (query, _, _) in zip(group.blocks, pieces, strict=True):
-        key, value = (_join([pieces[j][part] for j in block.keys], 2) for part in (1, 2))
+    for block, (query, _, _) in zip(group.blocks, heads, strict=True):
+        key, value = (_join([heads[j][part] for j in block.keys], 2) for part in (1, 2))
         mixed.append(plain_attention(query, key, value, block.mask))
-    return tuple(_join([mixed.pop(0) for _ in range(count)], 2) for count in counts)
+    return _join(mixed, 2)
 
 
 def blocks_of(mask: Tensor, sizes: list[int], dtype: torch.dtype) -> tuple[Block, ...]:
@@ -142,5 +151,5 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     return mixed.reshape(n, heads, s, d)
 
 
-def _join(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), axis)
+def _join(parts: list[Tensor], axis: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)

@@ -9,7 +9,7 @@ GROWTH = 256
 
 
 class Context:
-    """KV cache of one sequence, one buffer a layer: keys and values (kv_heads, capacity, head_dim).
+    """KV cache of one sequence, one buffer a layer: keys, then values (1, 2 kv_heads, capacity, head_dim).
 
     A row writes its keys and values behind the `length` committed tokens; only `commit` makes them part of the context, so
     a denoising step leaves no trace and copies nothing.
@@ -18,7 +18,7 @@ class Context:
     def __init__(self, config: TransformerConfig, device: torch.device, dtype: torch.dtype, capacity: int = 0) -> None:
         self.config = config
         self.length = 0
-        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
+        shape = (config.num_hidden_layers, 1, 2 * config.num_key_value_heads, capacity, config.head_dim)
         self._buffer = torch.empty(shape, device=device, dtype=dtype)
 
     @property
@@ -29,18 +29,16 @@ class Context:
         """Make room for `tokens` beyond the committed ones."""
         needed = self.length + tokens
         if needed > self._buffer.shape[3]:
-            layers, two, heads, _, dim = self._buffer.shape
-            grown = self._buffer.new_empty(layers, two, heads, needed + min(needed, GROWTH), dim)
+            layers, one, heads, _, dim = self._buffer.shape
+            grown = self._buffer.new_empty(layers, one, heads, needed + min(needed, GROWTH), dim)
             grown[:, :, :, : self.length] = self._buffer[:, :, :, : self.length]
             self._buffer = grown
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (kv_heads, length + n, head_dim) of the context followed by the row's own (n, kv_heads, head_dim)."""
-        stop = self.length + keys.shape[0]
-        buffer = self._buffer[layer]
-        buffer[0, :, self.length : stop] = keys.transpose(0, 1)
-        buffer[1, :, self.length : stop] = values.transpose(0, 1)
-        return buffer[0, :, :stop], buffer[1, :, :stop]
+    def extend(self, layer: int, heads: Tensor) -> Tensor:
+        """Keys and values (1, 2 kv_heads, length + n, head_dim) of the context followed by the row's own (1, 2 kv_heads, n, head_dim)."""
+        whole = self._buffer[layer, :, :, : self.length + heads.shape[2]]
+        whole[:, :, self.length :] = heads
+        return whole
 
     def commit(self, tokens: int) -> None:
         """The last row's `tokens` now belong to the context."""

@@ -74,28 +74,30 @@ template <class T> static void norm_backward(const T *__restrict change, const T
     }
 }
 
-// Rows of x are `stride` apart and hold `heads` heads; those of `out` follow each other.
+// Rows of x and `out` are `stride` apart; `heads` heads of each are read and written.
 template <class T> static void norm_rotate(const T *__restrict x, const float *__restrict weight, const T *__restrict cos, const T *__restrict sin, T *__restrict out, long rows, long heads, long stride, long width, float eps) {
     long half = width / 2;
-    for (long i = 0; i < rows; ++i, x += stride, cos += width, sin += width)
-        for (long h = 0; h < heads; ++h, out += width) {
+    for (long i = 0; i < rows; ++i, x += stride, out += stride, cos += width, sin += width)
+        for (long h = 0; h < heads; ++h) {
             const T *__restrict head = x + h * width;
+            T *__restrict to = out + h * width;
             float inverse = inverse_rms(head, width, eps);
             for (long j = 0; j < half; ++j) {
                 float a = load(head[j]) * inverse * weight[j], b = load(head[half + j]) * inverse * weight[half + j];
-                store(out[j], a * load(cos[j]) + b * load(sin[j]));
-                store(out[half + j], b * load(cos[half + j]) + a * load(sin[half + j]));
+                store(to[j], a * load(cos[j]) + b * load(sin[j]));
+                store(to[half + j], b * load(cos[half + j]) + a * load(sin[half + j]));
             }
         }
 }
 
-// Rows of x and `out` are `stride` apart, those of `change` follow each other; `row` holds `width` floats.
+// Rows of `change`, x and `out` are `stride` apart; `row` holds `width` floats.
 template <class T> static void norm_rotate_backward(const T *__restrict change, const T *__restrict x, const float *weight, const T *__restrict cos, const T *__restrict sin, T *out, float *of_weight, float *__restrict row, long rows, long heads, long stride, long width, float eps) {
     long half = width / 2;
-    for (long i = 0; i < rows; ++i, x += stride, out += stride, cos += width, sin += width)
-        for (long h = 0; h < heads; ++h, change += width) {
+    for (long i = 0; i < rows; ++i, change += stride, x += stride, out += stride, cos += width, sin += width)
+        for (long h = 0; h < heads; ++h) {
+            const T *__restrict part = change + h * width;
             for (long j = 0; j < half; ++j) {
-                float a = load(change[j]), b = load(change[half + j]);
+                float a = load(part[j]), b = load(part[half + j]);
                 row[j] = a * load(cos[j]) + b * load(sin[half + j]);
                 row[half + j] = b * load(cos[half + j]) + a * load(sin[j]);
             }

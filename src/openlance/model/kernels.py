@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -76,9 +76,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return result
 
 
-def norm_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
-    """Heads x (S, heads, d), normed over d and rotated by cos and sin (S, 1, d), see `rope.rotate`."""
-    result: Tensor = _NormRotate.apply(x, weight, eps, cos, sin)  # type: ignore[no-untyped-call]
+def norm_rotate(x: Tensor, counts: Sequence[int], query: Tensor, key: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads x (S, heads, d): `counts` queries, keys and values. Queries and keys come normed over d with their weights (d,) and rotated
+    by cos and sin (S, 1, d), see `rope.rotate`.
+    """
+    result: Tensor = _NormRotate.apply(x, counts, query, key, eps, cos, sin)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -134,27 +136,31 @@ class _RMSNorm(Function):
 
 class _NormRotate(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x if x.stride()[1:] == (x.shape[-1], 1) else x.contiguous()
-        cos, sin = cos.to(x.dtype).contiguous(), sin.to(x.dtype).contiguous()
-        ctx.save_for_backward(x, weight, cos, sin)
-        ctx.eps = eps
-        rows, heads, width = x.shape
-        result = x.new_empty(x.shape)
-        _call("norm_rotate", x.dtype, x, weight.float(), cos, sin, result, rows, heads, x.stride(0), width, eps)
+    def forward(ctx: Any, x: Tensor, counts: Sequence[int], query: Tensor, key: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
+        x, cos, sin = x.contiguous(), cos.to(x.dtype).contiguous(), sin.to(x.dtype).contiguous()
+        ctx.save_for_backward(x, query, key, cos, sin)
+        ctx.counts, ctx.eps = counts, eps
+        result = torch.empty_like(x)
+        *turned, values = zip(x.split_with_sizes(counts, 1), result.split_with_sizes(counts, 1), strict=True)
+        for weight, (heads, out) in zip((query, key), turned, strict=True):
+            sizes = (len(x), heads.shape[1], x.stride(0), x.shape[2])
+            _call("norm_rotate", x.dtype, heads, weight.float(), cos, sin, out, *sizes, eps)
+        values[1].copy_(values[0])
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, change: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        x, weight, cos, sin = ctx.saved_tensors
-        rows, heads, width = x.shape
-        wide = weight.float()
-        of_x = x.new_empty_strided(x.shape, (x.stride(0), width, 1))
-        of_weight, row = torch.zeros_like(wide), torch.empty_like(wide)
-        sizes = (rows, heads, x.stride(0), width)
-        _call("norm_rotate_backward", x.dtype, change.contiguous(), x, wide, cos, sin, of_x, of_weight, row, *sizes, ctx.eps)
-        return of_x, of_weight.to(weight.dtype), None, None, None
+    def backward(ctx: Any, change: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None, None, None]:
+        x, *weights, cos, sin = ctx.saved_tensors
+        of_x, of_weights = torch.empty_like(x), [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        *turned, values = zip(*(tensor.split_with_sizes(ctx.counts, 1) for tensor in (change.contiguous(), x, of_x)), strict=True)
+        row = torch.empty_like(of_weights[0])
+        for weight, of_weight, (part, heads, of_heads) in zip(weights, of_weights, turned, strict=True):
+            sizes = (len(x), heads.shape[1], x.stride(0), x.shape[2])
+            _call("norm_rotate_backward", x.dtype, part, heads, weight.float(), cos, sin, of_heads, of_weight, row, *sizes, ctx.eps)
+        values[2].copy_(values[0])
+        of_query, of_key = (of_weight.to(weight.dtype) for of_weight, weight in zip(of_weights, weights, strict=True))
+        return of_x, None, of_query, of_key, None, None, None
 
 
 class _SwiGLU(Function):

@@ -16,9 +16,9 @@ from openlance.model.rope import Rope, Rotation
 from openlance.sequence.pack import PackedSequence
 
 
-@dataclass(frozen=True)
+@dataclass
 class RaggedBatch:
-    """Rows of any kind side by side, as two streams.
+    """Rows of any kind side by side, as two streams. `latents` and `times` may be replaced between steps.
 
     Shapes: `ids` (U,), `rotations` of (U) and (G) tokens, `place` (G, D), `latents` (G, C), `times` (T,), `time_index` (G,);
     `vision` (V, D) replaces the embeddings at `vision_index` (V,) of the understanding stream.

@@ -1,6 +1,7 @@
 """What enters and leaves the model with a latent token: projection, time and place embeddings, flow head."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,15 @@ TIME_FREQUENCIES = 256
 MAX_PERIOD = 10000.0
 
 
+@cache
+def _frequencies(device: torch.device) -> Tensor:
+    half = TIME_FREQUENCIES // 2
+    return torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=device) / half)
+
+
 def time_frequencies(times: Tensor) -> Tensor:
     """256 sinusoids (T, 256) of times (T,) in [0, 1], cosines first, unscaled."""
-    half = TIME_FREQUENCIES // 2
-    frequency = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=times.device) / half)
-    angle = times.float()[:, None] * frequency
+    angle = times.float()[:, None] * _frequencies(times.device)
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 

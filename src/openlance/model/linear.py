@@ -20,5 +20,5 @@ class Linear(nn.Linear):
         rows = x.shape[0]
         whole = rows >= MANY or rows % BLOCK == 0 or x.dim() != 2
         if whole or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
-            return super().forward(x)
-        return super().forward(F.pad(x, (0, 0, 0, -rows % BLOCK)))[:rows]
+            return F.linear(x, self.weight, self.bias)
+        return F.linear(F.pad(x, (0, 0, 0, -rows % BLOCK)), self.weight, self.bias)[:rows]

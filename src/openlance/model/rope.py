@@ -1,6 +1,6 @@
 """Rotary embedding over three axes: positions (t, h, w) to rotations of query and key heads."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from openlance.model.config import TransformerConfig
 
 
-@dataclass(frozen=True)
-class Rotation:
+class Rotation(NamedTuple):
     """Cosines and signed sines, each (S, 1, head_dim), ready to broadcast over heads."""
 
     cos: Tensor
@@ -54,12 +53,6 @@ class Rope(nn.Module):
         return Rotation(torch.cat([cos, cos], -1)[:, None].to(dtype), torch.cat([-sin, sin], -1)[:, None].to(dtype))
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate heads x (S, heads, head_dim)."""
-    half = x.shape[-1] // 2
-    if torch.is_grad_enabled():
-        return torch.addcmul(x * rotation.cos, x.roll(half, -1), rotation.sin)
-    out = x * rotation.cos
-    out[..., :half].addcmul_(x[..., half:], rotation.sin[..., :half])
-    out[..., half:].addcmul_(x[..., :half], rotation.sin[..., half:])
-    return out
+def rotate(x: Tensor, rotation: Rotation, out: Tensor | None = None) -> Tensor:
+    """Heads x (S, heads, head_dim), rotated; written to `out`, which may not be x, where it is given."""
+    return torch.addcmul(x * rotation.cos, x.roll(x.shape[-1] // 2, -1), rotation.sin, out=out)

@@ -20,7 +20,6 @@ class SharedContext(Context):
     def reserve(self, tokens: int) -> None:
         """Nothing to do: rows bring their own room."""
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, heads: Tensor) -> Tensor:
         """As `Context.extend`, without a trace."""
-        known = self._buffer[layer]
-        return torch.cat([known[0], keys.transpose(0, 1)], 1), torch.cat([known[1], values.transpose(0, 1)], 1)
+        return torch.cat([self._buffer[layer], heads], 2)

@@ -68,7 +68,7 @@ class Samples:
         rows = [row for part in parts for row in part]
         # The first ratio of an update is 1 only if the policy computes the same with and without gradients.
         with plain_operations():
-            outputs = self._batcher.outputs(rows, self.model(self._batcher.join(rows)))
+            outputs = self._batcher.run(rows)
         found = []
         for denoiser, part in zip(self._denoisers, parts, strict=True):
             found.append(denoiser.combine(outputs[: len(part)])[1])
@@ -133,7 +133,7 @@ def _drive(model: LanceModel, work: Generator[list[Row], Outputs, T]) -> T:
     batcher = Batcher(model)
     rows = next(work)
     while True:
-        outputs = batcher.outputs(rows, model(batcher.join(rows)))
+        outputs = batcher.run(rows)
         try:
             rows = work.send(outputs)
         except StopIteration as finished:

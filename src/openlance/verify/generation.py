@@ -128,7 +128,7 @@ def drive(model: LanceModel, work: Generator[list[Row], Outputs, T], watch: Call
     try:
         rows = next(work)
         while True:
-            outputs = batcher.outputs(rows, model(batcher.join(rows))) if rows else []
+            outputs = batcher.run(rows) if rows else []
             if watch and rows:
                 watch(outputs)
             rows = work.send(outputs)
