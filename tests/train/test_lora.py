@@ -51,8 +51,8 @@ def stream(model: LanceModel, expert: str) -> Tensor:
     rotation = model.rotation(torch.arange(5).repeat(3, 1))
     for layer in model.transformer.layers:
         part = getattr(layer, expert)
-        heads = part.project(x, rotation)
-        x = part.finish(x, (heads.query + heads.key + heads.value).flatten(1))
+        query, key, value = part.project(x, rotation)[0].transpose(0, 1).split_with_sizes(part.heads, 1)
+        x = part.finish(x, (query + key + value).flatten(1))
     return x
 
 

@@ -12,13 +12,13 @@ MANY = 64
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` of rows (S, inputs) that, without gradients, computes few rows as part of more, so that a request
-    gives the same numbers alone and beside others.
+    """`nn.Linear` of rows (S, inputs) that computes few rows as part of more, so that a request gives the same numbers alone and beside
+    others, with gradients and without.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
         whole = rows >= MANY or rows % BLOCK == 0 or x.dim() != 2
-        if whole or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
+        if whole or x.dtype != torch.float32 or x.device.type != "cpu":
             return F.linear(x, self.weight, self.bias)
         return F.linear(F.pad(x, (0, 0, 0, -rows % BLOCK)), self.weight, self.bias)[:rows]
