@@ -61,6 +61,15 @@ def test_the_card_holds_every_recorded_number(tmp_path: Path, report: Path) -> N
     assert "Reading words, ocr" in text or "reading words, ocr" in text
 
 
+def test_a_run_that_went_on_from_others_says_so(tmp_path: Path, report: Path) -> None:
+    stage(tmp_path / "tasks")
+    text = write_card(tiny_lance(), [Stage.read(tmp_path / "tasks")], report, tmp_path / "new").read_text()
+    assert "went on from" not in text
+    (tmp_path / "tasks" / "recipe.json").write_text(json.dumps({"model": {"checkpoint": "runs/before/model"}}))
+    text = write_card(tiny_lance(), [Stage.read(tmp_path / "tasks")], report, tmp_path / "more").read_text()
+    assert text.count("`tasks` went on from weights of earlier runs (`runs/before/model`)") == 2
+
+
 def test_a_card_is_of_one_model(tmp_path: Path, report: Path) -> None:
     lance = tiny_lance()
     object.__setattr__(lance.model.config, "name", "another")

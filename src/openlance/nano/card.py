@@ -34,6 +34,8 @@ class Stage:
     name: str
     lines: list[dict[str, Any]]
     scores: list[dict[str, Any]]
+    began_from: str | None = None
+    """The checkpoint that its recipe went on from, if it did."""
 
     @classmethod
     def read(cls, folder: Path) -> "Stage":
@@ -41,7 +43,9 @@ class Stage:
         path = next((folder / name for name in LOG_NAMES if (folder / name).exists()), None)
         if path is None:
             raise LanceError(f"{folder} has none of {', '.join(LOG_NAMES)}: pass folders of training runs")
-        return cls(folder.name, _last_of_each_step(_read_lines(path)), _read_lines(folder / "scores.jsonl"))
+        recipe = folder / "recipe.json"
+        model = json.loads(recipe.read_text(encoding="utf-8")).get("model", {}) if recipe.exists() else {}
+        return cls(folder.name, _last_of_each_step(_read_lines(path)), _read_lines(folder / "scores.jsonl"), model.get("checkpoint"))
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) wherever a line has the key."""
@@ -124,6 +128,14 @@ def _part(name: str) -> str:
     )
 
 
+def _earlier(stages: Sequence[Stage]) -> str:
+    """What to say where the first run went on from weights that no listed run made."""
+    first = stages[0] if stages else None
+    if first is None or first.began_from is None:
+        return ""
+    return f"`{first.name}` went on from weights of earlier runs (`{first.began_from}`), whose curves are not kept; LOG.md tells of them."
+
+
 def _training(stages: Sequence[Stage], curves: bool) -> str:
     rows = []
     for stage in stages:
@@ -133,8 +145,9 @@ def _training(stages: Sequence[Stage], curves: bool) -> str:
         figures += [f"{last[key]:.1f} {unit}" for key, unit in UNITS.items() if key in last]
         tokens = f"{last['tokens'] / 1e6:.1f} M" if "tokens" in last else ""
         rows.append((stage.name, f"{int(last.get('step', 0)):,}", tokens, hours, ", ".join(figures)))
-    picture = f"\n\n![Losses and scores over the training steps]({PICTURES}/curves.svg)" if curves else ""
-    return f"## Training\n\n{_table(('stage', 'steps', 'tokens', 'hours', 'at its end'), rows)}{picture}"
+    picture = f"![Losses and scores over the training steps]({PICTURES}/curves.svg)" if curves else ""
+    parts = ["## Training", _table(("stage", "steps", "tokens", "hours", "at its end"), rows), _earlier(stages), picture]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _panels(stages: Sequence[Stage]) -> list[Panel]:
@@ -235,7 +248,7 @@ def _again(report: Report, stages: Sequence[Stage]) -> str:
     ]
     block = "\n".join(commands)
     weights = f"Weights digest `{report.run.get('weights', 'unknown')}`"
-    return f"## How to make it again\n\nStages in order: {order}. {weights}.\n\n```bash\n{block}\n```"
+    return f"## How to make it again\n\nStages in order: {order}. {_earlier(stages)} {weights}.\n\n```bash\n{block}\n```"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
