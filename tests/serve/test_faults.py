@@ -84,7 +84,8 @@ def test_a_client_that_goes_is_cancelled(start):
     wait_until(lambda: running.worker.idle)
     body = {"messages": [{"role": "user", "content": "long"}], "stream": True, "max_tokens": 1500}
     with running.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: without it the connection would close here
+        next(lines)
         # The first line says who answers, and may come before the work has begun.
         wait_until(lambda: not running.worker.idle)
     wait_until(lambda: running.worker.idle)
