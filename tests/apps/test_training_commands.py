@@ -52,6 +52,17 @@ def test_data_check_counts_and_names(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "sheet.png").stat().st_size > 100
 
 
+def test_world_examples_on_a_lattice_in_reading_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = {}
+    for name, options in (("free", []), ("arranged", ["--lattice", "16", "--arranged"])):
+        assert main(["world", "sheet", "t2i", "--category", "single", "-n", "2", "-o", str(tmp_path / f"{name}.png"), *options]) == 0
+        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert drawn["free"] != drawn["arranged"]
+    assert main(["world", "sheet", "t2i", "--lattice", "-1", "-o", str(tmp_path / "no.png")]) == 2
+    assert "--lattice -1" in capsys.readouterr().err
+    assert not (tmp_path / "no.png").exists()
+
+
 def test_world_sheet_sample_and_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["world", "sheet", "t2i", "-n", "4", "-o", str(tmp_path / "sheet.png")]) == 0
     assert (tmp_path / "sheet.png").stat().st_size > 1000

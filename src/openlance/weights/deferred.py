@@ -56,12 +56,15 @@ class DeferredVision(VisionEncoder):
 
 def _check(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
     """What no tensor's shape tells: the library would fail, or answer wrongly, with the first picture."""
+    for name in ("depth", "hidden_size", "num_heads", "patch_size", "spatial_merge_size", "window_size"):
+        if not isinstance(sizes[name], int) or sizes[name] < 1:
+            raise LanceError(f"vision.{name} {sizes[name]!r} must be a whole number above 0")
     width, heads, depth = sizes["hidden_size"], sizes["num_heads"], sizes["depth"]
-    if heads < 1 or width % (4 * heads):
+    if width % (4 * heads):
         raise LanceError(f"vision.num_heads {heads} must divide hidden_size {width} into heads of a multiple of 4: two axes are rotated")
     unit = sizes["patch_size"] * sizes["spatial_merge_size"]
     if sizes["window_size"] < unit:
         raise LanceError(f"vision.window_size {sizes['window_size']} must be at least {unit} px, the side of one token")
-    beyond = [index for index in config.get("fullatt_block_indexes", ()) if not 0 <= index < depth]
+    beyond = [index for index in config.get("fullatt_block_indexes", ()) if not (isinstance(index, int) and 0 <= index < depth)]
     if beyond:
         raise LanceError(f"vision.fullatt_block_indexes {beyond} name no block: the tower has blocks 0 to {depth - 1}")
