@@ -24,13 +24,13 @@ from openlance.data.batch import TrainingBatch, assemble
 from openlance.data.layout import Anchors, padded_length, stream_sizes
 from openlance.data.records import Words
 from openlance.data.sample import MediumFeatures, Sample, bind_sample
+from openlance.model.allocator import keep_freed_memory
 from openlance.model.attention import RowGroup
 from openlance.model.config import LanceConfig, TransformerConfig
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.sequence.template import OWN_WORDING
 from openlance.sequence.tokenizer import Tokenizer
-from openlance.train.allocator import keep_freed_memory
 from openlance.train.compiled import compile_layers
 from openlance.train.initial import initialise
 from openlance.train.losses import LossSums, Objective, PathSampling, compute_loss, draw_path, ragged

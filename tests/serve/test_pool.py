@@ -73,6 +73,36 @@ def test_requests_are_shared_out_and_come_out_the_same(pool: Pool, lance: Lance)
     assert pool.metrics.latency.labels("t2i")._sum.get() > 0
 
 
+def test_of_workers_with_no_question_one_goes_to_whoever_ends_its_step_first(pool: Pool, lance: Lance, monkeypatch):
+    taken: list[Worker] = []
+    for worker, left in zip(pool._workers, (1.0, 0.1), strict=True):
+        monkeypatch.setattr(worker, "step_left", lambda left=left: left)
+        submit = worker.submit
+        keep = lambda request, deadline=None, worker=worker, submit=submit: taken.append(worker) or submit(request, deadline)  # noqa: E731
+        monkeypatch.setattr(worker, "submit", keep)
+    for request in (lance.request("text", "who is there?", max_new_tokens=2), drawing(lance, 0)):
+        pool.submit(request).future.result(60)
+    local, remote = pool._workers
+    assert taken == [remote, local]
+
+
+def test_a_worker_foretells_the_end_of_its_step(lance: Lance):
+    worker = Worker(lance).start()
+    begun, seen = threading.Event(), []
+
+    def heard(progress: object) -> None:
+        seen.append(worker.step_left())
+        begun.set()
+
+    worker.schedule.rates.token = 1.0  # so that a step of a few tokens is believed to take many seconds
+    worker.submit(replace(drawing(lance, 1, 2), on_progress=heard)).future.result(60)
+    assert begun.is_set()
+    assert seen[0] > 10
+    worker.stop()
+    worker._step_ends = time.monotonic() - 1
+    assert worker.step_left() == 0
+
+
 def test_a_lone_request_has_all_cores_and_two_have_half_each(pool: Pool, lance: Lance, monkeypatch):
     used: list[tuple[Worker, int]] = []
     monkeypatch.setattr(pool._cores, "count", 4)

@@ -23,6 +23,7 @@ from openlance.engine.engine import Engine, Result, Ticket
 from openlance.engine.prepare import Plan
 from openlance.engine.request import Request
 from openlance.errors import RequestError
+from openlance.model.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -205,6 +206,7 @@ def _pass_on(ticket: Away, state: State) -> None:
 def _serve(load: Load, connection: Connection) -> None:
     """The other process: load, then do as told until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     torch.set_num_threads(1)
     engine: Engine = load().engine
     if engine.model.vision is not None:

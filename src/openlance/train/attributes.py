@@ -87,6 +87,8 @@ class VisionRecipe(EncoderRecipe):
     clips: tuple[SceneBucket, ...] = (SceneBucket(1.0, 2, frames=17),)
     weights: dict[str, float] = field(default_factory=dict)
     """Loss weights of attributes that do not count 1."""
+    words: float = 0.4
+    """Share of the training scenes in which a word is written."""
     start_from: Path | None = None
     """Folder of an exported encoder of the same sizes to go on from; the head that reads it starts anew."""
     evaluation_scenes: int = 48
@@ -129,7 +131,7 @@ class VisionStage:
         for buckets in (self.recipe.images, self.recipe.clips):
             if buckets:
                 bucket = rng.choices(buckets, [b.share for b in buckets])[0]
-                drawn.append(draw_scenes(rng, bucket, self._token_size))
+                drawn.append(draw_scenes(rng, bucket, self._token_size, self.recipe.words))
         return drawn
 
     @property
@@ -209,13 +211,13 @@ def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return (pixels.float() * scale + shift + noise).clamp(0, 255).byte()
 
 
-def draw_scenes(rng: random.Random, bucket: SceneBucket, token: tuple[int, int]) -> Batch:
+def draw_scenes(rng: random.Random, bucket: SceneBucket, token: tuple[int, int], words: float = 0.4) -> Batch:
     """Pixels uint8 (N, F, H, W, 3), labels uint8 (N, t, h, w, attributes) and offsets float32 (N, t, h, w, 2) in tokens."""
     low, high = bucket.canvas
     height, width = (16 * rng.randint(low // 16, high // 16) for _ in range(2))
     pixels, labels, offsets = [], [], []
     for _ in range(bucket.batch):
-        options = SceneOptions(ring=rng.choice((1, 2, 2)), textures=0.5, words=0.4, moving=bucket.frames > 1, repeats=0.35, events=0.3)
+        options = SceneOptions(ring=rng.choice((1, 2, 2)), textures=0.5, words=words, moving=bucket.frames > 1, repeats=0.35, events=0.3)
         scene = sample_scene(rng, height, width, options)
         clip = render_clip(scene, height, width, bucket.frames) if bucket.frames > 1 else render(scene, height, width)[None]
         truth = describe(scene, bucket.frames, (height, width), token)

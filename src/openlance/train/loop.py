@@ -20,9 +20,9 @@ from torch import Tensor
 from openlance.data.batch import TrainingBatch
 from openlance.data.loader import Steps, task_counts
 from openlance.errors import LanceError
+from openlance.model.allocator import keep_freed_memory
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
-from openlance.train.allocator import keep_freed_memory
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.compiled import compile_layers
 from openlance.train.export import write_export

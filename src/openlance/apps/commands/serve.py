@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
         raise MissingExtra(error.name or "fastapi", "serve") from error
     from openlance.apps.cluster import chosen_model
     from openlance.apps.console import load_model, stderr_console
+    from openlance.model.allocator import keep_freed_memory
 
+    keep_freed_memory()
     settings = settings_of(args)
     if not settings.loopback and not settings.api_keys:
         message = f"warning: {settings.host} can be reached by others and there is no --api-key-file: anyone there can use the model"

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     from openlance.apps.cli import OK
     from openlance.errors import LanceError
-    from openlance.train.allocator import keep_freed_memory
+    from openlance.model.allocator import keep_freed_memory
     from openlance.train.runs import read_run, recipes_in_order
 
     keep_freed_memory()

@@ -1,7 +1,7 @@
 """Several workers in the place of one: that of this process and one for each process with a copy of the model.
 
-Each steps at its own pace. A request goes to whoever has least to do before it and stays there. A step computes with an equal share of
-the cores of those that have requests, so a lone request with all of them.
+Each steps at its own pace. A request goes to whoever has least to do before it and stays there; a question, of equals, to whoever is
+free first. A step computes with an equal share of the cores of those that have requests, so a lone request with all of them.
 """
 
 import dataclasses
@@ -113,7 +113,8 @@ class Pool:
         short = request.task.output == "text"
         candidates = (first, *(worker for worker in others if worker.alive))
         # Of equals the first: two threads take 0.36 s for a picture here and 0.42 s in a process that sleeps between steps (LOG.md).
-        least = min(candidates, key=lambda worker: (worker.load(short), worker.load()))
+        # An answer is short beside the step it waits for: it goes where that ends first.
+        least = min(candidates, key=lambda worker: (worker.load(short), worker.step_left() if short else 0.0, worker.load()))
         return least.submit(request, deadline)
 
     def close(self) -> None:

@@ -116,6 +116,7 @@ class Worker:
         self._changed = threading.Condition()
         self._closing = False
         self._stopping = False
+        self._step_ends = 0.0
         self._thread = threading.Thread(target=self._run, name="openlance-worker", daemon=True)
         self._unwatch = self.metrics.watch(lambda: len(self._waiting), lambda: len(self._active))
 
@@ -162,6 +163,10 @@ class Worker:
         """Tokens that its requests move through the model; of the `short` ones alone, which is what an answer waits for."""
         handles = [*self._waiting.applicants, *self._active]
         return sum(handle.cost.work_tokens for handle in handles if handle.short or not short)
+
+    def step_left(self) -> float:
+        """Predicted seconds until the step that runs now is done and a newcomer can have one."""
+        return max(0.0, self._step_ends - time.monotonic())
 
     def predict(self, tokens: int) -> float:
         """Seconds that so many tokens would take, by what steps took so far."""
@@ -252,6 +257,7 @@ class Worker:
         most = self._cores.count if all(active.tokens for active in chosen) else self._cores.least
         with self._cores.held(most) as cores:
             self.engine.use_threads(cores)
+            self._step_ends = time.monotonic() + sum(map(self.schedule.rates.seconds, chosen))
             started = time.perf_counter()
             try:
                 self.engine.step(tickets)
