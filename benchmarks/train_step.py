@@ -33,7 +33,7 @@ from openlance.sequence.template import OWN_WORDING
 from openlance.sequence.tokenizer import Tokenizer
 from openlance.train.compiled import compile_layers
 from openlance.train.initial import initialise
-from openlance.train.losses import LossSums, Objective, PathSampling, compute_loss, draw_path, ragged
+from openlance.train.losses import Attention, LossSums, Objective, PathSampling, compute_loss, draw_path, ragged
 
 SIZES = TransformerConfig(
     0, 256, 8, 4, 2, 64, 704, mrope_section=(8, 12, 12), mrope_interleaved=True, rope_theta=100.0, rope_inv_freq_dtype="float32"
@@ -120,7 +120,8 @@ def main() -> None:
     model.bfloat16()
     if options.compile:
         compile_layers(model)
-    objective = Objective(plain_attention=not options.fused)
+    attention: Attention = "fused" if options.fused else "plain"
+    objective = Objective(attention=attention)
     keep_freed_memory()
     print(f"{'task':12} {'rows':>5} {'U':>5} {'G':>5} {'step ms':>8} {'bare ms':>8} {'tokens/s':>9} {'linear':>6} {'share':>6}")
     for task in options.task:
@@ -136,7 +137,7 @@ def main() -> None:
                 parameter.grad = None
 
         seconds, linear = cpu_time(step, options.repeats), bare(linear_products(batch), options.repeats)
-        products = linear + bare(attention_products(ragged(model, batch, path, not options.fused).groups), options.repeats)
+        products = linear + bare(attention_products(ragged(model, batch, path, attention).groups), options.repeats)
         row = batch.rows[0]
         print(
             f"{task:12} {rows:5} {row.understanding:5} {row.generation:5} {seconds * 1e3:8.0f} {products * 1e3:8.0f} "

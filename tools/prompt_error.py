@@ -79,7 +79,7 @@ def error(lance: Lance, samples: list[Sample], time: float) -> float:
         times = torch.full((batch.num_targets + 1,), time)
         times[0] = 0.0
         path = NoisePath(times, torch.randn(batch.latents.shape, generator=generator))
-        hidden = model(ragged(model, batch, path, plain=True)).generation
+        hidden = model(ragged(model, batch, path, "plain")).generation
         cells = torch.nonzero(batch.target)[:, 0]
         noisy = (1 - time) * batch.latents[cells] + time * path.noise[cells]
         velocity = model.velocity(hidden[cells], noisy, torch.full((len(cells), 1), time))

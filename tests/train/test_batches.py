@@ -14,14 +14,14 @@ from openlance.sequence.bind import Binder
 from openlance.sequence.tasks import TASKS
 from openlance.sequence.template import OWN_WORDING
 from openlance.train import losses
-from openlance.train.losses import LossSums, Objective, Path, PathSampling, compute_loss, draw_path, ragged
+from openlance.train.losses import Attention, LossSums, Objective, Path, PathSampling, compute_loss, draw_path, ragged
 from tests.train.tiny import ANCHORS, WIDTH, tiny_model, tiny_sample, tiny_tokenizer
 
 SAMPLES = [tiny_sample(task, seed) for seed, task in enumerate([*TASKS, "t2i", "t2i", "understand", "i2v"])]
 
 
-def loss_of(model: LanceModel, batch: TrainingBatch, path: Path, totals: Counter[str], plain: bool = False) -> float:
-    return float(compute_loss(model, batch, path, Objective(plain_attention=plain), totals, LossSums()).detach())
+def loss_of(model: LanceModel, batch: TrainingBatch, path: Path, totals: Counter[str], attention: Attention = "fused") -> float:
+    return float(compute_loss(model, batch, path, Objective(attention=attention), totals, LossSums()).detach())
 
 
 def one_by_one(model: LanceModel, samples: list[Sample], totals: Counter[str], paths: list[Path]) -> float:
@@ -34,8 +34,8 @@ def joined(paths: list[Path]) -> Path:
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data"])
-@pytest.mark.parametrize(("round_to", "plain"), [(1, False), (16, False), (16, True)])
-def test_a_batch_has_the_loss_of_its_samples(prediction: str, round_to: int, plain: bool) -> None:
+@pytest.mark.parametrize(("round_to", "attention"), [(1, "fused"), (16, "fused"), (16, "plain"), (1, "flex"), (16, "flex")])
+def test_a_batch_has_the_loss_of_its_samples(prediction: str, round_to: int, attention: Attention) -> None:
     model = tiny_model(prediction)
     batch = assemble(SAMPLES, ANCHORS, round_to)
     # A batch groups samples by shape: single paths must follow its order.
@@ -44,7 +44,7 @@ def test_a_batch_has_the_loss_of_its_samples(prediction: str, round_to: int, pla
     generator = torch.Generator().manual_seed(3)
     paths = [draw_path(assemble([sample], ANCHORS), PathSampling(), generator) for sample in samples]
     wanted = one_by_one(model, samples, batch.counts, paths)
-    assert abs(loss_of(model, batch, joined(paths), batch.counts, plain) - wanted) < 1e-5
+    assert abs(loss_of(model, batch, joined(paths), batch.counts, attention) - wanted) < 1e-5
 
 
 def _group(index: int, round_to: int) -> int:
@@ -53,9 +53,9 @@ def _group(index: int, round_to: int) -> int:
     return shapes.index((row.understanding, row.generation))
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("attention", ["fused", "plain", "flex"])
 @pytest.mark.parametrize("task", ["t2i", "image_edit", "i2v", "video_edit"])
-def test_views_of_a_target_are_as_good_as_samples(task: str, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_of_a_target_are_as_good_as_samples(task: str, attention: Attention, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "SPARSE", 1.0)  # block by block also where it does not pay
     model = tiny_model()
     sample = tiny_sample(task, 5)
@@ -69,8 +69,36 @@ def test_views_of_a_target_are_as_good_as_samples(task: str, plain: bool, monkey
         noise = torch.cat([path.noise[: int(source)], path.noise[own]])
         single.append(Path(path.times[[0, view + 1]], noise))
     wanted = one_by_one(model, [sample] * 3, seen_thrice.counts, single)
-    assert abs(loss_of(model, seen_thrice, path, seen_thrice.counts, plain) - wanted) < 1e-5
-    assert bool(ragged(model, seen_thrice, path, plain).groups[0].blocks) == plain
+    assert abs(loss_of(model, seen_thrice, path, seen_thrice.counts, attention) - wanted) < 1e-5
+    assert bool(ragged(model, seen_thrice, path, attention).groups[0].blocks) == (attention == "plain")
+
+
+Outcome = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
+
+def outcome(model: LanceModel, batch: TrainingBatch, path: Path, attention: Attention) -> Outcome:
+    """Hidden states of both streams and gradients of all weights, by name."""
+    model.zero_grad()
+    hidden = model(ragged(model, batch, path, attention))
+    losses.loss_of(model, hidden, batch, path, Objective(), batch.counts, LossSums()).backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: x.detach() for name, x in vars(hidden).items() if x is not None}, gradients
+
+
+MIXED = {
+    "packed": assemble(SAMPLES, ANCHORS),
+    "padded": assemble(SAMPLES, ANCHORS, 16),
+    "views": assemble(SAMPLES, ANCHORS, 16, views=3),
+    "understanding": assemble([tiny_sample("understand", 1), tiny_sample("text", 2)], ANCHORS, 16),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_batch_attended_at_once_has_the_states_and_gradients_of_its_rows(name: str) -> None:
+    model, batch = tiny_model("data"), MIXED[name]
+    path = draw_path(batch, PathSampling(), torch.Generator().manual_seed(0))
+    for got, want in zip(outcome(model, batch, path, "flex"), outcome(model, batch, path, "fused"), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_takes_no_part() -> None:

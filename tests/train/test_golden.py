@@ -11,7 +11,17 @@ from torch import Tensor
 
 from openlance.data.batch import TrainingBatch, assemble
 from openlance.sequence.tokenizer import Tokenizer
-from openlance.train.losses import LossSums, LossWeights, Objective, answer_losses, compute_loss, noisy_latents, ragged, target_losses
+from openlance.train.losses import (
+    Attention,
+    LossSums,
+    LossWeights,
+    Objective,
+    answer_losses,
+    compute_loss,
+    noisy_latents,
+    ragged,
+    target_losses,
+)
 from openlance.train.losses import Path as NoisePath
 from openlance.weights.load import load_pretrained
 from openlance.weights.names import transformer_slots
@@ -48,8 +58,8 @@ def vocabulary(golden_dir: Path) -> int:
     return len(Tokenizer.load(golden_dir))
 
 
-def objective(case: Any, golden_dir: Path, plain: bool = False) -> Objective:
-    return Objective(LossWeights(case["ce_weight"], case["mse_weight"]), vocabulary(golden_dir), plain)
+def objective(case: Any, golden_dir: Path, attention: Attention = "fused") -> Objective:
+    return Objective(LossWeights(case["ce_weight"], case["mse_weight"]), vocabulary(golden_dir), attention)
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +104,18 @@ def whole_mask(batch: TrainingBatch) -> Tensor:
 
 
 @pytest.mark.usefixtures("full_golden")
-@pytest.mark.parametrize(("round_to", "plain"), [(1, False), (16, False), (16, True)])
-def test_losses_are_those_of_the_reference(case: Any, golden_dir: Path, model: Any, round_to: int, plain: bool) -> None:
+@pytest.mark.parametrize(("round_to", "attention"), [(1, "fused"), (16, "fused"), (16, "plain"), (16, "flex")])
+def test_losses_are_those_of_the_reference(case: Any, golden_dir: Path, model: Any, round_to: int, attention: Attention) -> None:
     batch = assemble(golden_samples(case, golden_dir), ANCHORS, round_to)
     path = golden_path(case, batch)
-    hidden = model(ragged(model, batch, path, plain))
+    hidden = model(ragged(model, batch, path, attention))
     ce = answer_losses(model, batch, hidden.understanding, vocabulary(golden_dir))
     error, weight = target_losses(model, batch, path, hidden.generation, cap=4.0)
     assert (ce - case.tensor("ce")).abs().max() < 1e-4
     assert (error - case.tensor("mse").mean(-1)).abs().max() < 1e-4
     assert bool((weight == 1).all())
     sums = LossSums()
-    goal = objective(case, golden_dir, plain)
+    goal = objective(case, golden_dir, attention)
     assert abs(float(compute_loss(model, batch, path, goal, batch.counts, sums)) - case["loss"]) < 1e-4
     sums.settle()
     assert sum(sums.answers.values()) == case.tensor("ce").numel()

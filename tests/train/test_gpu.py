@@ -12,16 +12,17 @@ from openlance.train.checkpoint import Checkpoints
 from openlance.train.encoders import read_recipe, train_encoder
 from openlance.train.frozen import read_autoencoder
 from openlance.train.loop import train
-from openlance.train.losses import LossSums, Objective, PathSampling, compute_loss, draw_path
+from openlance.train.losses import Attention, LossSums, Objective, PathSampling, compute_loss, draw_path
 from openlance.train.muon import orthogonalise, orthogonalise_all
+from tests.train.test_batches import MIXED, outcome
 from tests.train.tiny import ANCHORS, tiny_model, tiny_run, tiny_sample
 
 pytestmark = pytest.mark.gpu
 TASKS = ("t2i", "understand", "image_edit", "video_edit", "t2i")
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_loss_and_gradients_are_those_of_the_cpu(plain: bool) -> None:
+@pytest.mark.parametrize("attention", ["fused", "plain", "flex"])
+def test_loss_and_gradients_are_those_of_the_cpu(attention: Attention) -> None:
     batch = assemble([tiny_sample(task, seed) for seed, task in enumerate(TASKS)], ANCHORS, views=2)
     path = draw_path(batch, PathSampling(), torch.Generator().manual_seed(0))
     losses, gradients, means = [], [], []
@@ -29,7 +30,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(plain: bool) -> None:
         model = tiny_model("data").to(device)
         there, sums = batch.to(device), LossSums()
         own = type(path)(path.times.to(device), path.noise.to(device))
-        loss = compute_loss(model, there, own, Objective(plain_attention=plain), Counter(batch.counts), sums)
+        loss = compute_loss(model, there, own, Objective(attention=attention), Counter(batch.counts), sums)
         loss.backward()  # type: ignore[no-untyped-call]
         sums.settle()
         losses.append(float(loss.detach()))
@@ -41,6 +42,16 @@ def test_loss_and_gradients_are_those_of_the_cpu(plain: bool) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_batch_attended_at_once_has_the_states_and_gradients_of_its_rows() -> None:
+    """One compiled kernel after the other for batches of several sizes."""
+    model = tiny_model("data").cuda()
+    for name, batch in MIXED.items():
+        there = batch.to("cuda")
+        path = draw_path(there, PathSampling(), torch.Generator("cuda").manual_seed(0))
+        for got, want in zip(outcome(model, there, path, "flex"), outcome(model, there, path, "fused"), strict=True):
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-3, msg=name)
 
 
 def test_matrices_together_on_a_card_are_those_one_by_one_on_the_cpu() -> None:

@@ -49,6 +49,12 @@ def test_it_learns_and_exports_the_averaged_model(tmp_path: Path) -> None:
     assert len(tokenizer) == 261
 
 
+def test_a_step_attended_at_once_is_the_same_step(tmp_path: Path) -> None:
+    reports = [train(tiny_run(tmp_path, steps=1, attention=way, output=str(tmp_path / way))) for way in ("fused", "flex")]
+    assert abs(reports[0]["loss"] - reports[1]["loss"]) < 1e-5
+    assert abs(reports[0]["gradient_norm"] - reports[1]["gradient_norm"]) < 1e-5
+
+
 def test_curves_can_be_looked_at_in_tensorboard(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     train(tiny_run(tmp_path, steps=3))

@@ -45,6 +45,7 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         ({"steps": "many"}, "steps"),
         ({"steps": 0}, "steps 0"),
         ({"precision": "float8"}, "float8"),
+        ({"attention": "flash"}, "attention.*\n.*'fused', 'plain', 'flex'.*flash"),
         ({"sources": {}}, "sources is empty"),
         ({"sources": {"a": {"weight": 1}}}, r"sources\.a needs exactly one"),
         ({"sources": {"a": {"cache": "c", "weight": 0}}}, "sum to 0"),

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
-from openlance.model import kernels
+from openlance.model import flex, kernels
 from openlance.model.context import Context
 
 
@@ -29,7 +30,8 @@ class RowGroup:
     `context` only with count 1. `mask`: (count or 1, 1, U+G, context + U+G) in stream order (understanding first), boolean
     (True = may attend) or to be added to the scores; None where every token sees everything. `plain`: attend by two matrix
     products and a softmax instead of the fused kernel, which is faster in training on short rows. `blocks`: the same plainly and in
-    place of a mask, block by block, without the products between blocks that do not see each other.
+    place of a mask, block by block, without the products between blocks that do not see each other. `flex`: by FlexAttention and in
+    place of a mask; the group is then a whole batch of rows of any shapes, as one row.
     """
 
     understanding: int
@@ -39,6 +41,7 @@ class RowGroup:
     count: int = 1
     plain: bool = False
     blocks: tuple[Block, ...] = ()
+    flex: BlockMask | None = None
 
 
 def attend(
@@ -56,8 +59,7 @@ def attend(
         pieces = [x for x, tokens in zip((first, second), size, strict=True) if x is not None and tokens]
         if group.count > 1:
             pieces = [_rows(x, group.count) for x in pieces]
-        mixed = _attend_blocks(group, pieces, counts) if group.blocks else _attend_group(layer, group, pieces, counts)
-        u, g = mixed.transpose(1, 2).split_with_sizes(size, 1)
+        u, g = _attend_group(layer, group, pieces, counts).transpose(1, 2).split_with_sizes(size, 1)
         if group.count > 1:
             u, g = (x.reshape(1, -1, *x.shape[2:]) for x in (u, g))
         understanding.append(u)
@@ -85,6 +87,10 @@ def _rows(x: Tensor, count: int) -> Tensor:
 
 def _attend_group(layer: int, group: RowGroup, pieces: list[Tensor], counts: Sequence[int]) -> Tensor:
     """Attention (N, heads, S, d) of rows whose heads come in one or two streams, each (N, sum(counts), tokens, d)."""
+    if group.flex is not None:
+        return flex.attend(pieces, counts, group.flex)
+    if group.blocks:
+        return _attend_blocks(group, pieces, counts)
     queries = counts[0]
     query, seen = _join(pieces, 2).split_with_sizes((queries, sum(counts) - queries), 1)
     if group.context is not None:

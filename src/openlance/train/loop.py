@@ -71,7 +71,7 @@ def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
     loader = build_loader(recipe, model.config, binder, encoders, ranks)
-    objective = Objective(recipe.losses, len(binder.tokenizer), recipe.plain_attention)
+    objective = Objective(recipe.losses, len(binder.tokenizer), recipe.attention)
     return Run(recipe, model, binder, loader, optimizer, objective, ranks=ranks, shards=shards)
 
 

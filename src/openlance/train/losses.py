@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from openlance.data.batch import Rows, TrainingBatch
 from openlance.flow.path import interpolate, shift_time, velocity_target
+from openlance.model import flex
 from openlance.model.attention import RowGroup, added_mask, blocks_of
 from openlance.model.lance import LanceModel, RaggedBatch
 from openlance.model.mot import Hidden
@@ -30,6 +32,12 @@ class LossWeights:
     data_cap: float = 4.0
 
 
+Attention = Literal["fused", "plain", "flex"]
+"""How rows are attended. `fused`: group by group by the library's kernel. `plain`: by products and a softmax, see `RowGroup.plain`; for
+short rows on a CPU. `flex`: all rows of a batch at once by FlexAttention; for batches of many shapes on a GPU.
+"""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is minimised and how it is computed."""
@@ -37,8 +45,7 @@ class Objective:
     weights: LossWeights = field(default_factory=LossWeights)
     vocabulary: int | None = None
     """Tokens that mean something: a model's vocabulary may be padded, and padding takes no part in the next-token loss."""
-    plain_attention: bool = False
-    """Which attention kernel, see `RowGroup.plain`."""
+    attention: Attention = "fused"
 
 
 @dataclass(frozen=True)
@@ -88,26 +95,29 @@ def _plain_group(row: Rows, target: Tensor, mask: Tensor, dtype: torch.dtype) ->
     return RowGroup(U, G, mask=added_mask(mask, dtype), count=row.count, plain=True)
 
 
-def _groups(model: LanceModel, batch: TrainingBatch, plain: bool) -> list[RowGroup]:
+def _groups(model: LanceModel, batch: TrainingBatch, attention: Attention) -> list[RowGroup]:
+    masks = [row.mask.to(model.device) for row in batch.rows]
+    if attention == "flex":
+        visible = flex.block_mask([(row.understanding, mask) for row, mask in zip(batch.rows, masks, strict=True)])
+        return [RowGroup(batch.ids.numel(), batch.target.numel(), flex=visible)]
     groups, start = [], 0
-    for row in batch.rows:
-        mask = row.mask.to(model.device)
+    for row, mask in zip(batch.rows, masks, strict=True):
         target = batch.target[start : start + row.count * row.generation].view(row.count, row.generation)
         start += target.numel()
         whole = RowGroup(row.understanding, row.generation, mask=mask, count=row.count)
-        groups.append(_plain_group(row, target, mask, model.dtype) if plain else whole)
+        groups.append(_plain_group(row, target, mask, model.dtype) if attention == "plain" else whole)
     return groups
 
 
-def ragged(model: LanceModel, batch: TrainingBatch, path: Path, plain: bool = False) -> RaggedBatch:
-    """The model's input; `plain` chooses the attention kernel."""
+def ragged(model: LanceModel, batch: TrainingBatch, path: Path, attention: Attention = "fused") -> RaggedBatch:
+    """The model's input."""
     device = model.device
 
     def here(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device)
 
     return RaggedBatch(
-        groups=_groups(model, batch, plain),
+        groups=_groups(model, batch, attention),
         ids=batch.ids.to(device),
         rotations=(model.rotation(batch.positions[0]), model.rotation(batch.positions[1])),
         place=model.place(batch.coordinates),
@@ -177,7 +187,7 @@ def target_losses(model: LanceModel, batch: TrainingBatch, path: Path, generatio
 
 def compute_loss(model: LanceModel, batch: TrainingBatch, path: Path, objective: Objective, totals: Counter[str], sums: LossSums) -> Tensor:
     """The share of a step's loss that this batch brings, its means taken over `totals` (counts of all batches of the step)."""
-    return loss_of(model, model(ragged(model, batch, path, objective.plain_attention)), batch, path, objective, totals, sums)
+    return loss_of(model, model(ragged(model, batch, path, objective.attention)), batch, path, objective, totals, sums)
 
 
 def loss_of(

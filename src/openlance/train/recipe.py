@@ -17,7 +17,7 @@ from openlance.data.world import WorldData
 from openlance.errors import LanceError
 from openlance.model.precision import fast_dtype
 from openlance.train.lora import LoraRecipe
-from openlance.train.losses import LossWeights, PathSampling
+from openlance.train.losses import Attention, LossWeights, PathSampling
 from openlance.train.optim import OptimRecipe
 from openlance.train.parallel import ParallelRecipe
 from openlance.world.tasks import CATEGORIES
@@ -97,7 +97,7 @@ class TrainRecipe:
     device: str = "cpu"
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     compile: bool = False
-    plain_attention: bool = False
+    attention: Attention = "fused"
     seed: int = 0
     log_every: int = 20
     save_minutes: float = 5.0

@@ -192,7 +192,7 @@ def shared_loss(
     every pass has an anchor: a row of one token of each stream that no other sees, which goes through all weights and counts nothing.
     """
     batch, path = _anchored(model, given)
-    hidden = model(ragged(model, batch, path, objective.plain_attention))
+    hidden = model(ragged(model, batch, path, objective.attention))
     assert hidden.understanding is not None
     assert hidden.generation is not None
     first, second = hidden.understanding[-1:], hidden.generation[-1:]
