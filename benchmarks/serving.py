@@ -233,9 +233,8 @@ def report(args: argparse.Namespace, startup: float, idle: dict[str, float], one
     print(f"  page served {startup:.1f} s after the command")
     print(f"  idle: first token {idle['first'] * 1000:.0f} ms, question {idle['question'] * 1000:.0f} ms")
     print(f"  a question's p95 under load is {p95 / idle['question']:.1f}x the idle median")
-    print(
-        f"  idle image: HTTP {idle['http'] * 1000:.0f} ms, Python call {idle['call'] * 1000:.0f} ms, median difference {idle['added'] * 1000:+.0f} ms"
-    )
+    over, call, added = (idle[name] * 1000 for name in ("http", "call", "added"))
+    print(f"  idle image: HTTP {over:.0f} ms, Python call {call:.0f} ms, median difference {added:+.0f} ms")
     for error in list(dict.fromkeys(one.errors + many.errors))[:5]:
         print(f"  error: {error}")
 
