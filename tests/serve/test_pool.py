@@ -73,19 +73,6 @@ def test_requests_are_shared_out_and_come_out_the_same(pool: Pool, lance: Lance)
     assert pool.metrics.latency.labels("t2i")._sum.get() > 0
 
 
-def test_of_workers_with_no_question_one_goes_to_whoever_ends_its_step_first(pool: Pool, lance: Lance, monkeypatch):
-    taken: list[Worker] = []
-    for worker, left in zip(pool._workers, (1.0, 0.1), strict=True):
-        monkeypatch.setattr(worker, "step_left", lambda left=left: left)
-        submit = worker.submit
-        keep = lambda request, deadline=None, worker=worker, submit=submit: taken.append(worker) or submit(request, deadline)  # noqa: E731
-        monkeypatch.setattr(worker, "submit", keep)
-    for request in (lance.request("text", "who is there?", max_new_tokens=2), drawing(lance, 0)):
-        pool.submit(request).future.result(60)
-    local, remote = pool._workers
-    assert taken == [remote, local]
-
-
 def test_a_worker_foretells_the_end_of_its_step(lance: Lance):
     worker = Worker(lance).start()
     begun, seen = threading.Event(), []
@@ -123,17 +110,25 @@ def test_a_lone_request_has_all_cores_and_two_have_half_each(pool: Pool, lance: 
 
 def test_answers_go_where_few_answers_are_and_pictures_where_little_is(lance: Lance):
     loads = {"answers": (300, 300), "pictures": (0, 9000), "a clip": (0, 9001)}
+    left = {"answers": 0.0, "pictures": 0.03, "a clip": 0.01}
     taken = []
 
     def worker(name: str) -> SimpleNamespace:
         short, both = loads[name]
-        return SimpleNamespace(alive=True, load=lambda of=False: short if of else both, submit=lambda request, deadline: taken.append(name))
+        return SimpleNamespace(
+            alive=True,
+            load=lambda of=False: short if of else both,
+            step_left=lambda: left[name],
+            submit=lambda request, deadline: taken.append(name),
+        )
 
     pool = Pool(lance, WorkerLimits(), tiny_lance, 3, CORES)
     pool._workers = [worker(name) for name in ("answers", "a clip", "pictures")]
     pool.submit(lance.request("text", "tell"))
+    left["a clip"] = left["pictures"]
+    pool.submit(lance.request("text", "tell"))
     pool.submit(drawing(lance, 0))
-    assert taken == ["pictures", "answers"]
+    assert taken == ["a clip", "pictures", "answers"]
 
 
 def test_limits_are_those_of_all_together(lance: Lance):
