@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from openlance.errors import CheckpointError
 from openlance.model.precision import fast_dtype
 from openlance.model.rope import Rope
+from openlance.weights.empty import allocate
 from openlance.weights.hub import resolve
-from openlance.weights.load import build_empty, build_model, load_checkpoint, load_pretrained, read_config
+from openlance.weights.load import UnreadCheckpoint, build_empty, build_model, load_checkpoint, load_pretrained, read_config
 from tests.weights.conftest import edit_json, same_tensors
 
 PREFIX = "language_model.model.layers.1."
@@ -83,6 +84,43 @@ def test_a_checkpoint_may_lack_vision_and_autoencoder(golden_dir, tmp_path):
     assert loaded.vision is None
     assert loaded.autoencoder is None
     assert loaded.dtype == fast_dtype("cpu")
+
+
+@pytest.mark.parametrize("layout", ["own", "published"])
+def test_processes_read_their_rows_and_no_others(model, own_folder, published_folder, layout):
+    """Three of them, one after another into the same memory; a row of the file may be anywhere in a fused weight of ours."""
+    checkpoint = UnreadCheckpoint(resolve(own_folder if layout == "own" else published_folder))
+    allocate(checkpoint.model, "cpu", torch.float32)
+    found = dict(checkpoint.model.named_parameters())
+    for parameter in found.values():
+        parameter.fill_(7.0)
+    for index in range(3):
+
+        def held(weight, index=index):
+            size = -(-len(weight) // 3)
+            return weight[index * size : (index + 1) * size], index * size
+
+        checkpoint.read(held)
+        for name, weight in model.named_parameters():
+            rows, first = held(weight)
+            stop = first + len(rows)
+            assert torch.equal(found[name][:stop], weight[:stop]), name
+            assert bool((found[name][stop:] == 7.0).all()), name
+
+
+def test_a_part_that_the_model_has_lost_is_not_read(model, own_folder):
+    checkpoint = UnreadCheckpoint(resolve(own_folder))
+    vision, checkpoint.model.vision = checkpoint.model.vision, None
+    assert torch.equal(checkpoint.load(torch.float32).head.weight, model.head.weight)
+    assert all(parameter.is_meta for parameter in vision.parameters())
+
+
+def test_the_fingerprint_is_that_of_the_weights(own_folder, published_folder):
+    first = UnreadCheckpoint(resolve(own_folder)).fingerprint()
+    assert UnreadCheckpoint(resolve(own_folder)).fingerprint() == first
+    change(own_folder / "model.safetensors", lambda tensors: tensors["head.weight"][0, 3].add_(1))
+    assert UnreadCheckpoint(resolve(own_folder)).fingerprint() != first
+    assert len(UnreadCheckpoint(resolve(published_folder)).fingerprint()) == len(first)
 
 
 def test_dtypes(model, own_folder):

@@ -55,6 +55,23 @@ def test_writing_converts_and_takes_views(tmp_path):
     assert torch.equal(back["turned"], rows.T.bfloat16())
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_only_the_rows_asked_for_are_read(tmp_path, small_chunks, kind):
+    tensors = {"first": torch.randn(4, 2), "a": torch.randn(9, 5), "line": torch.randn(40), "number": torch.randn(())}
+    path = tmp_path / f"a.{kind}"
+    (save_file if kind == "safetensors" else torch.save)(tensors, path)
+    file = open_tensors(path)
+    for name in ("a", "line"):
+        for start, stop in ((0, 0), (0, 1), (2, 7), (3, None), (5, 99), (50, 60)):
+            expected, found = tensors[name][start:stop], start
+            for row, piece in file.rows(name, start, stop):
+                assert row == found
+                assert torch.equal(piece, tensors[name][row : row + len(piece)])
+                found += len(piece)
+            assert found == start + len(expected)
+    assert torch.equal(next(file.rows("number"))[1], tensors["number"])
+
+
 def test_pickle_equals_torch_and_is_remapped(tmp_path, small_chunks, monkeypatch):
     monkeypatch.setattr(PickleFile, "REMAP_BYTES", 64)
     tensors = {"a": torch.randn(9, 5), "b": torch.randn(()), "c": torch.randn(3, 2, 2).bfloat16()}

@@ -31,10 +31,11 @@ from openlance.train.losses import Path as NoisePath
 from openlance.train.metrics import Meter
 from openlance.train.optim import Optimizer
 from openlance.train.parallel import Ranks, joined
-from openlance.train.prepare import build_loader, build_model, choose_learners
+from openlance.train.prepare import Draft, build_loader, choose_learners, draft_model
 from openlance.train.recipe import TrainRecipe, read_recipe
 from openlance.train.recompute import recompute_layers
 from openlance.train.tracking import Tracker, open_trackers
+from openlance.weights.empty import all_rows, allocate
 
 if TYPE_CHECKING:
     from openlance.train.shard import Shards
@@ -60,26 +61,40 @@ class Run:
 def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
     """A run at its first step; on the recipe's device and alone, or as one of several ranks on its own device."""
     ranks = ranks or Ranks(device=recipe.device)
-    model, binder, encoders = build_model(recipe.model, recipe.seed)
+    draft = draft_model(recipe.model, recipe.seed)
+    model, binder = draft.model, draft.binder
     choose_learners(model, recipe.model, recipe.seed)
-    shards = _split(model, recipe, ranks) if recipe.parallel.shard else None
-    if shards is None:
-        model.to(ranks.device)
+    shards = None
+    if recipe.parallel.shard:
+        shards = _fill_split(draft, recipe, ranks)
+    else:
+        allocate(model, ranks.device)
+        draft.fill(all_rows)
     optimizer = Optimizer(model, recipe.optim, recipe.steps, shards)
     if recipe.dtype == torch.bfloat16 and shards is None:
         # Weights only: buffers such as rotary frequencies stay exact.
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
-    loader = build_loader(recipe, model.config, binder, encoders, ranks)
+    loader = build_loader(recipe, model.config, binder, draft.encoders, ranks)
     objective = Objective(recipe.losses, len(binder.tokenizer), recipe.attention)
     return Run(recipe, model, binder, loader, optimizer, objective, ranks=ranks, shards=shards)
 
 
-def _split(model: LanceModel, recipe: TrainRecipe, ranks: Ranks) -> Shards:
+def _fill_split(draft: Draft, recipe: TrainRecipe, ranks: Ranks) -> Shards:
+    """Split a model before it has values, so that no rank ever holds it whole. Raises LanceError if values would not fit together.
+
+    Rows of different ranks cannot be compared, so what they come from is.
+    """
     from openlance.train.shard import Shards, shard_model
 
+    source = (draft.fingerprint(), recipe.seed, recipe.model.train, recipe.model.lora)
+    if ranks.first(source) != source:
+        raise LanceError(f"rank {ranks.rank} starts from other weights than rank 0: give all processes the same recipe and files")
     shards = Shards(ranks, recipe.parallel.replicas)
-    shard_model(model, recipe.dtype, ranks, shards)
+    shard_model(draft.model, recipe.dtype, ranks, shards)
+    draft.fill(shards.held)
+    encoders = [encoder for encoder in (draft.model.vision, draft.model.autoencoder) if encoder is not None]
+    ranks.check_same("at the start", [weight for encoder in encoders for weight in encoder.parameters()])
     return shards
 
 

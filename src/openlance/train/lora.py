@@ -14,6 +14,7 @@ from torch import Tensor
 from openlance.errors import LanceError, MissingExtra
 from openlance.model.lance import LanceModel
 from openlance.weights.adapter import ADAPTER_WEIGHTS, DOWN, PREFIX, UP, LowRank, merged_weight
+from openlance.weights.empty import stand_ins
 from openlance.weights.save import whole_folder
 from openlance.weights.tensorfile import write_tensors
 
@@ -58,7 +59,8 @@ def attach(model: LanceModel, recipe: LoraRecipe, experts: tuple[str, ...], seed
     """
     peft = _peft()
     # peft draws from the global generator: a run's first weights must depend on its seed alone.
-    with torch.random.fork_rng(devices=[]):
+    # It puts an adapter where the weight of its layer is, and without memory the adapter would lose its values.
+    with torch.random.fork_rng(devices=[]), stand_ins(model):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(_config(recipe, experts), model, ADAPTER)
     for name, parameter in model.named_parameters():

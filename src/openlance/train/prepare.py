@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +29,8 @@ from openlance.train.initial import initialise
 from openlance.train.lora import attach
 from openlance.train.parallel import Ranks
 from openlance.train.recipe import ModelRecipe, RecipeError, SourceRecipe, TrainRecipe
-from openlance.weights.load import load_pretrained
+from openlance.weights.empty import Held, all_rows, allocate, build_empty
+from openlance.weights.load import open_pretrained
 
 SHARED = {"understanding": ("embedding.", "head."), "generation": ("latent.",)}
 """What an expert uses outside the layers."""
@@ -34,18 +38,47 @@ STREAM_SEEDS = 1_000_003
 """Between the seeds of two streams of samples."""
 
 
-def build_model(recipe: ModelRecipe, seed: int) -> tuple[LanceModel, Binder, FrozenEncoders]:
-    """The model to train, in float32 (a new one) or in the dtype of its checkpoint, with the frozen encoders attached."""
+@dataclass(frozen=True)
+class Draft:
+    """A model to train in float32, whose weights take no memory yet; encoders from folders of their own are there already.
+
+    It may be changed before it is filled: adapters put on, weights split.
+    """
+
+    model: LanceModel
+    binder: Binder
+    fill: Callable[[Held], None]
+    """Gives weights that have got memory their first values."""
+    fingerprint: Callable[[], str]
+    """Of what the values come from, the seed aside: processes that find another one would not hold the same model."""
+
+    @property
+    def encoders(self) -> FrozenEncoders:
+        return FrozenEncoders(self.model.vision, self.model.autoencoder, fit_to(self.model))
+
+
+def draft_model(recipe: ModelRecipe, seed: int) -> Draft:
+    """The model of a recipe before its weights are read or drawn, with the frozen encoders attached."""
     if (recipe.config is None) == (recipe.checkpoint is None):
         raise RecipeError("model needs exactly one of config (a new model) and checkpoint (one to go on from)")
     if recipe.checkpoint is not None:
-        model, tokenizer, wording = load_pretrained(recipe.checkpoint, dtype="float32", device="cpu")
-        binder = Binder(tokenizer, wording)
+        checkpoint, tokenizer, wording = open_pretrained(recipe.checkpoint)
+        draft = Draft(checkpoint.model, Binder(tokenizer, wording), checkpoint.read, checkpoint.fingerprint)
     else:
         binder = Binder(_tokenizer(recipe), OWN_WORDING)
-        model = _new_model(recipe, len(binder.tokenizer), seed)
-    _attach_encoders(model, recipe)
-    return model, binder, FrozenEncoders(model.vision, model.autoencoder, fit_to(model))
+        config = _new_config(recipe, len(binder.tokenizer))
+        model = build_empty(lambda: LanceModel(config))
+        draft = Draft(model, binder, partial(initialise, model, seed), lambda: str(config))
+    _attach_encoders(draft.model, recipe)
+    return draft
+
+
+def build_model(recipe: ModelRecipe, seed: int) -> tuple[LanceModel, Binder, FrozenEncoders]:
+    """The model to train, whole, in float32 and in host memory, with the frozen encoders attached."""
+    draft = draft_model(recipe, seed)
+    allocate(draft.model, "cpu")
+    draft.fill(all_rows)
+    return draft.model, draft.binder, draft.encoders
 
 
 def _attach_encoders(model: LanceModel, recipe: ModelRecipe) -> None:
@@ -70,15 +103,13 @@ def _tokenizer(recipe: ModelRecipe) -> Tokenizer:
     return Tokenizer.load(recipe.tokenizer)
 
 
-def _new_model(recipe: ModelRecipe, vocabulary: int, seed: int) -> LanceModel:
+def _new_config(recipe: ModelRecipe, vocabulary: int) -> LanceConfig:
     config = read_config(recipe.config or Path())
     if not config.transformer.vocab_size:
         config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, vocab_size=vocabulary))
     if config.transformer.vocab_size < vocabulary:
         raise RecipeError(f"{recipe.config}: vocab_size {config.transformer.vocab_size} is below the tokenizer's {vocabulary}")
-    model = LanceModel(config)
-    initialise(model, seed)
-    return model
+    return config
 
 
 def read_config(path: Path) -> LanceConfig:

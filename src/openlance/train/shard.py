@@ -22,7 +22,8 @@ from openlance.data.batch import Rows, TrainingBatch
 from openlance.errors import LanceError
 from openlance.model.lance import LanceModel
 from openlance.train.losses import LossSums, Objective, Path, loss_of, ragged
-from openlance.train.parallel import ParallelRecipe, Ranks
+from openlance.train.parallel import ParallelRecipe, Ranks, local
+from openlance.weights.empty import allocate
 
 _exchange: Any = dist
 """Its collective functions carry no types."""
@@ -67,6 +68,10 @@ class Shards:
     def part(self, tensor: Tensor) -> Tensor:
         """This rank's rows of a whole tensor; a number stays whole."""
         return tensor[self.rows(tensor.shape)] if tensor.ndim else tensor
+
+    def held(self, weight: Tensor) -> tuple[Tensor, int]:
+        """Of a weight the rows that are kept here, sharing their memory, and the index of the first; encoders are whole."""
+        return local(weight), self.rows(weight.shape).start if isinstance(weight, DTensor) else 0
 
     def empty(self, shape: Size, dtype: torch.dtype) -> DTensor:
         """Room in host memory for this rank's rows of a tensor."""
@@ -149,14 +154,13 @@ def shard_model(model: LanceModel, dtype: torch.dtype, ranks: Ranks, shards: Sha
     """Split a model in place, layer by layer, and move it to the device of the ranks. Encoders are not split: data is encoded with them.
 
     `dtype`: bfloat16 computes in it, while the rows that are kept of weights that learn stay float32 and are their own masters.
-    Raises LanceError if the ranks hold different weights.
+    Weights without memory get it for the rows that are kept, and wait for their values.
     """
-    ranks.check_same("at the start", [p.detach() for p in model.parameters() if p.is_floating_point()])
     if dtype == torch.bfloat16:
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()
-    encoders = [encoder.to(ranks.device) for encoder in (model.vision, model.autoencoder) if encoder is not None]
+    encoders = [encoder for encoder in (model.vision, model.autoencoder) if encoder is not None]
     ignored = {parameter for encoder in encoders for parameter in encoder.parameters()}
     policy = (
         MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
@@ -171,6 +175,7 @@ def shard_model(model: LanceModel, dtype: torch.dtype, ranks: Ranks, shards: Sha
             # The shares of a step's loss add up to it, whatever the number of ranks.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    allocate(model, ranks.device)
 
 
 def begin_pass(model: LanceModel, last: bool, recipe: ParallelRecipe) -> None:

@@ -1,13 +1,14 @@
 """Checkpoint files -> a model in memory, tensor by tensor, without ever holding more than the final weights and a few rows.
 
-Parameters are created without memory, buffers for real; then each parameter gets its memory in the target dtype and device
-when the first of its rows arrives. A file that does not fit is refused before anything is read.
+Parameters are created without memory, buffers for real; then parameters get memory in the target dtype and device, or, of a model that is
+split among processes, for the rows that one of them holds, and those rows are read. A file that does not fit is refused before that.
 """
 
 import dataclasses
 import difflib
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from openlance.sequence.template import Templates
 from openlance.sequence.tokenizer import Tokenizer
 from openlance.weights.checksums import check_weights
 from openlance.weights.deferred import DeferredVision
-from openlance.weights.empty import build_empty
+from openlance.weights.empty import Held, all_rows, allocate, build_empty
 from openlance.weights.hub import HUB_NAME, CheckpointFiles, resolve
 from openlance.weights.names import IGNORED, Slot, autoencoder_slots, transformer_slots, vision_slots
 from openlance.weights.templates import fetched_templates
@@ -54,20 +55,28 @@ def load_pretrained(
     made once out of their public source; a folder without one asks that requests bring their own SYSTEM text.
     For errors see `load_checkpoint`.
     """
+    kind = None if dtype == "auto" else getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if kind not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise CheckpointError(f"weights cannot be loaded as {dtype}: use 'auto', 'float32', 'bfloat16' or 'float16'")
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    checkpoint, tokenizer, words = open_pretrained(name, variant=variant, templates=templates)
+    return checkpoint.load(kind, place), tokenizer, words
+
+
+def open_pretrained(
+    name: str | Path, *, variant: str | None = None, templates: str | Path | None = None
+) -> tuple["UnreadCheckpoint", Tokenizer, Templates]:
+    """`load_pretrained` up to where weights take memory."""
     files = resolve(name, variant=variant)
     wording = files.templates if templates is None else Path(templates)
     if wording is None and str(name) == HUB_NAME:
         wording = fetched_templates()
     words = Templates({}) if wording is None else Templates.load(wording)
     tokenizer = Tokenizer.load(files.tokenizer)
-    kind = None if dtype == "auto" else getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
-    if kind not in (None, torch.float32, torch.bfloat16, torch.float16):
-        raise CheckpointError(f"weights cannot be loaded as {dtype}: use 'auto', 'float32', 'bfloat16' or 'float16'")
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     vocabulary = read_config(files).transformer.vocab_size
     if len(tokenizer) > vocabulary:
         raise CheckpointError(f"{files.tokenizer}: {len(tokenizer)} tokens do not fit a model of {vocabulary}; bring its own tokenizer")
-    return load_checkpoint(files, dtype=kind, device=place), tokenizer, words
+    return UnreadCheckpoint(files), tokenizer, words
 
 
 def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> LanceModel:
@@ -78,21 +87,50 @@ def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype | None = None,
     Raises CheckpointError naming every missing, unexpected or misshapen tensor, or every tensor with NaN or infinity in it,
     or the file that cannot be read, or is not what was saved, and what to do about it.
     """
-    config = read_config(files)
-    model = build_empty(lambda: build_model(config, DeferredVision))
-    dtype = dtype or fast_dtype(device, sum(parameter.numel() for parameter in model.parameters()))
-    if files.layout == "own":
-        load_tensors(model, open_tensors(files.weights), [Slot(name, name) for name in model.state_dict()], dtype=dtype, device=device)
-        check_weights(files.folder)
-    else:
+    return UnreadCheckpoint(files).load(dtype, device)
+
+
+class UnreadCheckpoint:
+    """A checkpoint that fits its model: `model` in evaluation mode, without gradients, and without memory for its weights.
+
+    It may be changed before it is read: layers wrapped, weights split, encoders replaced.
+    """
+
+    def __init__(self, files: CheckpointFiles) -> None:
+        config = read_config(files)
+        model: LanceModel = build_empty(lambda: build_model(config, DeferredVision)).eval().requires_grad_(False)
+        self.model, self._files = model, files
+        if files.layout == "own":
+            self._fillings = [Filling(model, open_tensors(files.weights), [Slot(name, name) for name in model.state_dict()])]
+            return
+        self._fillings = []
         if files.autoencoder_weights:
             slots = autoencoder_slots(model.autoencoder.state_dict())
-            load_tensors(model.autoencoder, open_tensors(files.autoencoder_weights), slots, dtype=dtype, device=device)
+            self._fillings.append(Filling(model.autoencoder, open_tensors(files.autoencoder_weights), slots))
         if files.vision_weights:
             slots = vision_slots(model.vision.state_dict())
-            load_tensors(model.vision, open_tensors(files.vision_weights), slots, dtype=dtype, device=device)
-        load_tensors(model, open_tensors(files.weights), transformer_slots(config.transformer), dtype=dtype, device=device)
-    return model.eval().requires_grad_(False)
+            self._fillings.append(Filling(model.vision, open_tensors(files.vision_weights), slots))
+        self._fillings.append(Filling(model, open_tensors(files.weights), transformer_slots(config.transformer)))
+
+    def load(self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> LanceModel:
+        """The model with its weights."""
+        allocate(self.model, device, dtype or fast_dtype(device, sum(parameter.numel() for parameter in self.model.parameters())))
+        self.read(all_rows)
+        return self.model
+
+    def read(self, held: Held) -> None:
+        """Fill the weights, which have memory by now; those of parts that the model has lost since have none, and are left out."""
+        for filling in self._fillings:
+            filling.read(held)
+        if self._files.layout == "own":
+            check_weights(self._files.folder)
+
+    def fingerprint(self) -> str:
+        """Of names, shapes and first rows of all tensors: cheap to make, and another one after a training that moves any of these rows."""
+        digest = hashlib.sha256()
+        for filling in self._fillings:
+            filling.sign(digest.update)
+        return digest.hexdigest()
 
 
 def read_config(files: CheckpointFiles) -> LanceConfig:
@@ -118,38 +156,56 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_tensors(
-    module: nn.Module, file: TensorFile, slots: Iterable[Slot], *, dtype: torch.dtype, device: str | torch.device = "cpu"
-) -> None:
-    """Fill the parameters of `module` that `slots` name from `file`; its buffers move to `device` and keep their dtype.
+class Filling:
+    """The parameters of a module that `slots` name and the tensors of a file that fill them.
 
     Every tensor of the file must have a slot and every slot a tensor, of the right shape; see `load_checkpoint` for errors.
     """
-    slots = list(slots)
-    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-    _check(file, {slot.name: (slot.rows or 0, *shapes[slot.target][1:]) if slot.rows else shapes[slot.target] for slot in slots})
-    owners = dict(module.named_modules())
-    filled: dict[str, Tensor] = {}
-    broken: list[str] = []
-    for slot in sorted(slots, key=lambda slot: (str(file.entries[slot.name].path), file.entries[slot.name].offset)):
-        if slot.target not in filled:
-            filled[slot.target] = torch.empty(shapes[slot.target], dtype=dtype, device=device)
+
+    def __init__(self, module: nn.Module, file: TensorFile, slots: Iterable[Slot]) -> None:
+        slots = list(slots)
+        shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        _check(file, {slot.name: (slot.rows or 0, *shapes[slot.target][1:]) if slot.rows else shapes[slot.target] for slot in slots})
+        self._file = file
+        self._slots = sorted(slots, key=lambda slot: (str(file.entries[slot.name].path), file.entries[slot.name].offset))
+        # By their module: names change where a layer is wrapped, parameters where they are split.
+        self._owners = dict(module.named_modules())
+
+    def read(self, held: Held) -> None:
+        """Give the parameters their values, of each the rows that are held. Raises CheckpointError."""
+        broken: dict[str, torch.dtype] = {}
+        for slot in self._slots:
             owner, _, leaf = slot.target.rpartition(".")
-            setattr(owners[owner], leaf, nn.Parameter(filled[slot.target], requires_grad=False))
-        target = filled[slot.target]
-        finite = True
-        for row, piece in file.rows(slot.name):
-            destination = target.narrow(0, slot.start + row, len(piece)) if target.ndim else target
-            destination.copy_(piece)
-            finite = finite and _finite(destination)
-        if not finite:
-            broken.append(slot.name)
-    if broken:
-        hint = "; float16 cannot hold numbers beyond 65504: try bfloat16" if dtype == torch.float16 else ""
-        path = file.entries[broken[0]].path
-        raise CheckpointError(f"{path} has NaN or infinity in {len(broken)} tensors: {', '.join(broken)}; download it again{hint}")
-    for buffer in module.buffers():
-        buffer.data = buffer.data.to(device)
+            weight = self._owners[owner].get_parameter(leaf)
+            if weight.is_meta:
+                continue
+            rows, first = held(weight)
+            finite = True
+            for destination, piece in self._pieces(slot, rows, first):
+                destination.copy_(piece)
+                finite = finite and _finite(destination)
+            if not finite:
+                broken[slot.name] = rows.dtype
+        if broken:
+            hint = "; float16 cannot hold numbers beyond 65504: try bfloat16" if torch.float16 in broken.values() else ""
+            path = self._file.entries[next(iter(broken))].path
+            raise CheckpointError(f"{path} has NaN or infinity in {len(broken)} tensors: {', '.join(broken)}; download it again{hint}")
+
+    def sign(self, update: Callable[[bytes], None]) -> None:
+        """Tell what the tensors are called, their shapes, and their first rows."""
+        for slot in self._slots:
+            update(f"{slot.name} {self._file.entries[slot.name].shape}".encode())
+            for _, piece in self._file.rows(slot.name, 0, 1):
+                update(piece.reshape(-1).view(torch.uint8).numpy().tobytes())
+
+    def _pieces(self, slot: Slot, rows: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(part of `rows`, what the file has for it): `rows` are those of the target from `first` on."""
+        if not rows.ndim:
+            yield from ((rows, piece) for _, piece in self._file.rows(slot.name))
+            return
+        shift = first - slot.start
+        for row, piece in self._file.rows(slot.name, max(0, shift), max(0, shift + len(rows))):
+            yield rows.narrow(0, row - shift, len(piece)), piece
 
 
 def _finite(values: Tensor) -> bool:

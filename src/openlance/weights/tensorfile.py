@@ -33,6 +33,10 @@ class Entry:
     shape: tuple[int, ...]
     offset: int = 0
 
+    def rows(self, start: int = 0, stop: int | None = None) -> range:
+        """Indices of the rows [start, stop), by default of all; a number is one row."""
+        return range(self.shape[0] if self.shape else 1)[start:stop]
+
 
 class TensorFile(Protocol):
     """Named tensors on disk."""
@@ -40,8 +44,9 @@ class TensorFile(Protocol):
     @property
     def entries(self) -> Mapping[str, Entry]: ...
 
-    def rows(self, name: str) -> Iterator[tuple[int, Tensor]]:
-        """Pieces (index of the first row, rows) of a tensor from top to bottom; a piece is valid until the next is asked for."""
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Pieces (index of the first row, rows) of rows [start, stop) of a tensor, by default of all, from top to bottom; nothing else is
+        read. A piece is valid until the next is asked for."""
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -85,19 +90,22 @@ class SafetensorsFile:
                     raise CheckpointError(f"'{name}' is in {self.entries[name].path} and in {path}: delete the stale shard")
                 self.entries[name] = entry
 
-    def rows(self, name: str) -> Iterator[tuple[int, Tensor]]:
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Tensor]]:
         entry = self.entries[name]
-        count, width = (entry.shape[0], math.prod(entry.shape[1:])) if entry.shape else (1, 1)
-        row_bytes = max(1, width * entry.dtype.itemsize)
+        width = math.prod(entry.shape[1:])
+        wanted = entry.rows(start, stop)
+        if not wanted or not width:
+            return
+        row_bytes = width * entry.dtype.itemsize
         step = max(1, CHUNK_BYTES // row_bytes)
-        buffer = bytearray(min(step, count) * row_bytes)
+        buffer = bytearray(min(step, len(wanted)) * row_bytes)
         with open(entry.path, "rb", buffering=0) as file:
-            file.seek(entry.offset)
-            for start in range(0, count if width else 0, step):
-                rows = min(step, count - start)
+            file.seek(entry.offset + wanted.start * row_bytes)
+            for first in wanted[::step]:
+                rows = min(step, wanted.stop - first)
                 _fill(file, memoryview(buffer)[: rows * row_bytes], entry.path)
                 piece = torch.frombuffer(buffer, dtype=entry.dtype, count=rows * width)
-                yield start, piece.reshape(rows, *entry.shape[1:]) if entry.shape else piece.reshape(())
+                yield first, piece.reshape(rows, *entry.shape[1:]) if entry.shape else piece.reshape(())
 
 
 def _fill(file: Any, view: memoryview, path: Path) -> None:
@@ -156,17 +164,18 @@ class PickleFile:
             raise CheckpointError(f"{self.path} holds more than floating-point tensors: {', '.join(wrong[:5])}")
         return content
 
-    def rows(self, name: str) -> Iterator[tuple[int, Tensor]]:
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Tensor]]:
         entry = self.entries[name]
         step = max(1, CHUNK_BYTES // max(1, math.prod(entry.shape[1:]) * entry.dtype.itemsize))
-        for start in range(0, entry.shape[0] if entry.shape else 1, step):
+        wanted = entry.rows(start, stop)
+        for first in wanted[::step]:
             if self._read > self.REMAP_BYTES:
                 self._read, self._tensors = 0, {}
                 self._tensors = self._map()
             tensor = self._tensors[name]
-            piece = tensor[start : start + step] if entry.shape else tensor
+            piece = tensor[first : min(first + step, wanted.stop)] if entry.shape else tensor
             self._read += piece.nbytes
-            yield start, piece
+            yield first, piece
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
