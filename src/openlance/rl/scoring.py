@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +34,11 @@ class Tally:
         self.sums[name] += value  # type: ignore[assignment]
         self.counts[name] += 1
 
+    def include(self, other: Tally) -> None:
+        """Add the sums of another."""
+        self.sums.update(other.sums)
+        self.counts.update(other.counts)
+
     def means(self) -> dict[str, float]:
         """Mean of every name, sorted."""
         return {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
@@ -41,11 +46,32 @@ class Tally:
 
 @dataclass(frozen=True)
 class Scored:
-    """`total` (N,): weighted sum of a picture's rewards, nan where one failed. `means`: of rewards and measures. `failures`: by reward."""
+    """`total` (N,): weighted sum of a picture's rewards, nan where one failed. `tally`: of rewards and measures. `failures`: by reward."""
 
     total: Tensor
-    means: dict[str, float]
-    failures: dict[str, int]
+    tally: Tally
+    failures: Counter[str]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Of rewards and measures."""
+        return self.tally.means()
+
+
+def together(tallies: Iterable[Tally]) -> Tally:
+    """One of all."""
+    whole = Tally()
+    for tally in tallies:
+        whole.include(tally)
+    return whole
+
+
+def pooled(parts: Sequence[Scored]) -> Scored:
+    """Scores of several lots of pictures as of one."""
+    failures: Counter[str] = Counter()
+    for part in parts:
+        failures.update(part.failures)
+    return Scored(torch.cat([part.total for part in parts]), together(part.tally for part in parts), failures)
 
 
 class Judges:
@@ -61,9 +87,9 @@ class Judges:
         Raises RewardError for a reward that fails on more than half of what it is asked.
         """
         total = torch.zeros(len(clips), dtype=torch.float64)
-        tally, failures = Tally(), {}
+        tally, failures = Tally(), Counter[str]()
         for name, reward in self.rewards.items():
-            if not watch and name not in self.weights:
+            if not clips or (not watch and name not in self.weights):
                 continue
             scores = self._ask(name, reward, clips, prompts)
             reasons = [score.failed for score in scores if score and score.failed is not None]
@@ -80,7 +106,7 @@ class Judges:
                     for measure, value in score.measures.items():
                         tally.add(f"{name}.{measure}", value)
                 total[i] += self.weights.get(name, 0.0) * (score.value if score.failed is None else self._missing(name))
-        return Scored(total, tally.means(), failures)
+        return Scored(total, tally, failures)
 
     def _ask(self, name: str, reward: Reward, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Sequence[Score | None]:
         try:
