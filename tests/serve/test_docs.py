@@ -1,5 +1,7 @@
-"""The examples of docs/serving.md work as they are written."""
+"""The examples of docs/serving.md and of the README about serving work as they are written."""
 
+import base64
+import json
 import re
 import shutil
 import subprocess
@@ -9,9 +11,13 @@ import pytest
 
 from openlance.media.read import read_media
 
-TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.S))
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Serving\n")[2].partition("\n## ")[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
 def here(code: str, server) -> str:
@@ -21,8 +27,9 @@ def here(code: str, server) -> str:
 
 def test_python_examples(server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert len(PYTHON) == 2
-    for code in PYTHON:
+    examples = blocks(TEXT, "python")
+    assert len(examples) == 2
+    for code in examples:
         values: dict = {}
         exec(compile(here(code, server), "docs/serving.md", "exec"), values)
         if "made" in values:
@@ -33,6 +40,18 @@ def test_python_examples(server, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_shell_examples(server, tmp_path):
-    subprocess.run(["sh", "-e", "-c", here(SHELL, server)], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["sh", "-e", "-c", here("\n".join(blocks(TEXT, "sh")), server)], cwd=tmp_path, check=True, timeout=60)
     assert read_media(tmp_path / "circle.png").frames.shape == (1, 128, 128, 3)
     assert '"b64_json"' in (tmp_path / "edited.json").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_examples_of_the_readme(server, tmp_path):
+    (code,), (command,) = blocks(README, "python"), blocks(README, "sh")
+    values: dict = {}
+    exec(compile(here(code, server), "README.md", "exec"), values)
+    for made in (values["picture"], base64.b64decode(values["edited"].data[0].b64_json)):
+        assert read_media(made).frames.shape == (1, 128, 128, 3)
+    subprocess.run(["sh", "-e", "-c", here(command, server)], cwd=tmp_path, check=True, timeout=60)
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert base64.b64decode(answer["data"][0]["b64_json"]) == values["picture"]
