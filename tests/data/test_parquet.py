@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from openlance.data.check import check_records
+from openlance.data.files import open_records
 from openlance.data.parquet import ParquetRecords
-from openlance.data.records import RecordError, open_records
+from openlance.data.records import RecordError
 from openlance.media.clip import Clip
 
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openlance.data.records import Medium, Record, RecordError, from_items, read_jsonl
+from openlance.data.jsonl import read_jsonl
+from openlance.data.records import Medium, Record, RecordError, from_items
 from openlance.media.clip import Clip
 
 IMAGE = Medium("image", Clip(np.zeros((1, 16, 16, 3), np.uint8), 1.0))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from openlance.errors import CheckpointError, LanceError
 from openlance.model.autoencoder import Autoencoder, AutoencoderConfig, Block, _shuffle, _unshuffle
-from openlance.model.vae import build_autoencoder, to_pixels
+from openlance.model.pixels import to_pixels
+from openlance.model.vae import build_autoencoder
 
 SMALL = {"latent_channels": 8, "widths": (16, 16, 32), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1)}
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from openlance.errors import CheckpointError, LanceError
 from openlance.model.config import RELEASED_AUTOENCODER
-from openlance.model.vae import VideoAutoencoder, build_autoencoder, to_pixels, to_uint8, usable_frames
+from openlance.model.pixels import to_pixels, to_uint8, usable_frames
+from openlance.model.vae import VideoAutoencoder, build_autoencoder
 from openlance.weights.names import autoencoder_slots
 
 TINY = {"dim": 4, "dec_dim": 8, "z_dim": 6, "dim_mult": [1, 1, 2, 2], "num_res_blocks": 1, "temperal_downsample": [False, True, True],

@@ -29,7 +29,7 @@ def encoders(tmp_path: Path) -> Path:
     import dataclasses
 
     from openlance.model.autoencoder import Autoencoder, AutoencoderConfig
-    from openlance.train.encoders import write_encoder
+    from openlance.train.encoder_stage import write_encoder
 
     config = AutoencoderConfig(4, (8, 8, 8), (1, 1, 1), (1, 1, 1))
     folder = tmp_path / "autoencoder"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from openlance.data.records import read_jsonl
+from openlance.data.jsonl import read_jsonl
 from openlance.data.sample import ConditionDropout
 from openlance.data.source import RecordSource
 from openlance.engine.prepare import encode_medium
@@ -20,7 +20,7 @@ from openlance.model.vision import VisionEncoder
 from openlance.sequence.bind import Binder
 from openlance.sequence.segment import Kind
 from openlance.train.attributes import VisionConfig
-from openlance.train.encoders import write_encoder
+from openlance.train.encoder_stage import write_encoder
 from openlance.train.frozen import FrozenEncoders
 from openlance.train.prepare import build_model
 from openlance.train.recipe import ModelRecipe, RecipeError

@@ -10,7 +10,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from openlance.data.records import Record, RecordError, open_records, parse
+from openlance.data.files import open_records
+from openlance.data.jsonl import parse
+from openlance.data.records import Record, RecordError
 from openlance.errors import LanceError
 from openlance.media.clip import Clip
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,6 @@ from openlance.sequence.tasks import Task, find_task, infer_task
 
 Frames = NDArray[np.uint8]
 IMAGE, VIDEO = "image", "video"
-KNOWN_KEYS = frozenset({"id", "task", "text", "answer", "system", "media", "target", "items"})
 
 
 class RecordError(LanceError):
@@ -124,57 +122,3 @@ def from_items(items: Sequence[tuple[str | Medium, bool]], subject: bool = False
     text = " ".join(item for item in given if isinstance(item, str))
     learned = {"answer": target} if isinstance(target, str) else {"target": target}
     return Record(task.name, text, media, **learned, **fields)
-
-
-def read_jsonl(path: Path) -> Iterator[Record]:
-    """Records of a JSONL file; media are paths relative to its folder.
-
-    Keys: `id, task, text, answer, system, media: [{image|video: path}], target: {image|video: path}`, or instead of task, text, media
-    and target `items: [{text|image|video: ..., target: true}]`. Raises RecordError naming line and key.
-    """
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield parse(json.loads(line), path.parent, f"{path.name}:{number}")
-                except (ValueError, TypeError, KeyError) as error:
-                    raise RecordError(f"{path}, line {number}: {error}") from error
-
-
-def open_records(path: Path) -> Sequence[Record]:
-    """The records of a `.parquet` file, read as they are needed, or of a JSONL file. Raises RecordError."""
-    if path.suffix == ".parquet":
-        from openlance.data.parquet import ParquetRecords
-
-        return ParquetRecords(path)
-    return list(read_jsonl(path))
-
-
-def parse(values: dict[str, Any], folder: Path, name: str) -> Record:
-    """One record of its JSON form."""
-    unknown = sorted(set(values) - KNOWN_KEYS)
-    if unknown:
-        raise RecordError(f"unknown keys {unknown}; known: {sorted(KNOWN_KEYS)}")
-    rest = {key: values[key] for key in ("system",) if key in values}
-    rest["id"] = str(values.get("id", name))
-    if "items" in values:
-        items = [(_item(item, folder), bool(item.get("target", False))) for item in values["items"]]
-        return from_items(items, **rest)
-    media = tuple(_medium(item, folder) for item in values.get("media", ()))
-    target = _medium(values["target"], folder) if "target" in values else None
-    record = Record(values["task"], values.get("text", ""), media, target, values.get("answer"), **rest)
-    return replace(record, task=record.definition.name)
-
-
-def _item(item: dict[str, Any], folder: Path) -> str | Medium:
-    return str(item["text"]) if "text" in item else _medium(item, folder)
-
-
-def _medium(item: dict[str, Any], folder: Path) -> Medium:
-    kinds = [kind for kind in (IMAGE, VIDEO) if kind in item]
-    if len(kinds) != 1:
-        raise RecordError(f"a medium is {{'image': path}} or {{'video': path}}, not {sorted(item)}")
-    path = (folder / str(item[kinds[0]])).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise RecordError(f"{item[kinds[0]]} lies outside the folder of the data file: move the media beside it")
-    return Medium(kinds[0], path)

@@ -25,7 +25,7 @@ from openlance.flow.path import draw_noise
 from openlance.media.clip import IMAGE_FPS, Clip
 from openlance.model.context import Context
 from openlance.model.lance import LanceModel
-from openlance.model.vae import to_uint8
+from openlance.model.pixels import to_uint8
 from openlance.sequence.bind import Binder
 from openlance.sequence.segment import Kind
 

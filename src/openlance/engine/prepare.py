@@ -10,7 +10,7 @@ from openlance.engine.request import ImageSampling, Request
 from openlance.errors import RequestError
 from openlance.model.config import LanceConfig
 from openlance.model.lance import LanceModel
-from openlance.model.vae import to_pixels
+from openlance.model.pixels import to_pixels
 from openlance.sequence.bind import Binder, Grid, MediumGrids
 from openlance.sequence.positions import positions, spans_of
 from openlance.sequence.segment import CONDITION_ROLES, PROMPT_ROLES, Kind, Role, Segment, without

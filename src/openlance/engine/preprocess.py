@@ -10,7 +10,7 @@ from openlance.media.resize import PRESETS, crop_to_multiple, resize_to_bucket, 
 from openlance.media.sample import sample_frame_indices, spread
 from openlance.model.config import LanceConfig
 from openlance.model.lance import LanceModel
-from openlance.model.vae import usable_frames
+from openlance.model.pixels import usable_frames
 from openlance.sequence.segment import Kind
 
 

@@ -111,7 +111,7 @@ class Reconstruction:
         import numpy as np
         import torch
 
-        from openlance.model.vae import to_pixels, to_uint8
+        from openlance.model.pixels import to_pixels, to_uint8
 
         with torch.inference_mode():
             latents = self.autoencoder.encode(to_pixels(torch.from_numpy(clip.frames)))

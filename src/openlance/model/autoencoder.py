@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openlance.errors import CheckpointError, LanceError
-from openlance.model.vae import to_pixels, usable_frames
+from openlance.model.pixels import to_pixels, usable_frames
 
 # What every temporal layer remembers of the frames it has seen: one tensor a layer. Empty at the start of a video.
 Past = dict[nn.Module, Tensor]

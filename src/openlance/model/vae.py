@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openlance.errors import CheckpointError, LanceError
+from openlance.model import autoencoder
+from openlance.model.pixels import to_pixels, usable_frames
 
 
 class Autoencoder(Protocol):
@@ -31,24 +31,6 @@ class Autoencoder(Protocol):
 
     def decode_stream(self, latents: Tensor) -> Iterator[Tensor]:
         """The frames of `decode` in pieces, as soon as each is ready."""
-
-
-def usable_frames(frames: int, temporal_stride: int = 4) -> int:
-    """The largest number of the form stride*k + 1 that is not above `frames`; an encoder drops the frames beyond it."""
-    if frames < 1:
-        raise LanceError(f"{frames} frames cannot be encoded: give at least one")
-    return (frames - 1) // temporal_stride * temporal_stride + 1
-
-
-def to_pixels(frames: Tensor) -> Tensor:
-    """uint8 (F, H, W, 3) -> float32 (1, 3, F, H, W) in [-1, 1]."""
-    return (frames.permute(3, 0, 1, 2).float() / 127.5 - 1)[None]
-
-
-def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
-    """float (3, F, H, W) in [-1, 1] -> uint8 (F, H, W, 3), rounded: 255 * (x/2 + 1/2)."""
-    levels = (pixels.float() / 2 + 0.5).mul(255).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
 
 
 class VideoAutoencoder(nn.Module):
@@ -177,8 +159,6 @@ def build_autoencoder(config: Mapping[str, Any]) -> nn.Module:
 
 
 def _light(arguments: Mapping[str, Any]) -> nn.Module:
-    from openlance.model import autoencoder
-
     sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     return autoencoder.Autoencoder(autoencoder.AutoencoderConfig(**sizes))
 

@@ -25,7 +25,7 @@ from openlance.media.clip import IMAGE_FPS, Clip
 from openlance.model.context import Context
 from openlance.model.kernels import plain_operations
 from openlance.model.lance import LanceModel
-from openlance.model.vae import to_uint8
+from openlance.model.pixels import to_uint8
 from openlance.rl.context import SharedContext
 from openlance.rl.prompts import Prompt
 from openlance.sequence.bind import Binder, Grid

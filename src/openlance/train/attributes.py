@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from openlance.errors import LanceError
 from openlance.model.vision import VisionEncoder
-from openlance.train.encoders import Batch, EncoderRecipe, write_encoder
+from openlance.train.encoder_stage import Batch, EncoderRecipe, write_encoder
 from openlance.train.frozen import read_vision
 from openlance.world.palette import BACKGROUNDS, COLOURS, NATURAL, SCENERIES, SHAPES, SIZES, TEXTURES, THINGS
 from openlance.world.render import COLUMNS_AT, LETTER_GAP, columns_of, render, render_clip, word_mask
@@ -117,7 +117,7 @@ class _Reader(nn.Module):
 
 
 class VisionStage:
-    """See the module docstring; the protocol is `openlance.train.encoders.Stage`."""
+    """See the module docstring; the protocol is `openlance.train.encoder_stage.Stage`."""
 
     def __init__(self, recipe: VisionRecipe) -> None:
         self.recipe = recipe

@@ -17,61 +17,27 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from openlance.data.streams import one_thread
 from openlance.errors import CheckpointError, LanceError
 from openlance.model.precision import fast_dtype
-from openlance.train.muon import MasterOptimizer, OptimizerRecipe
+from openlance.train.attributes import VisionRecipe, VisionStage
+from openlance.train.encoder_stage import Batch, EncoderRecipe, Stage
+from openlance.train.muon import MasterOptimizer
+from openlance.train.reconstruction import AutoencoderRecipe, AutoencoderStage
 from openlance.train.tracking import Tracker, open_trackers, track
 
-Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class EncoderRecipe:
-    """What both pre-stages have in common. Unknown keys in the YAML are an error."""
-
-    stage: str
-    output: Path
-    steps: int
-    seed: int = 0
-    workers: int = 1
-    """Processes that render; 0 renders in the training process."""
-    device: str = "cpu"
-    """Where it is trained. On CUDA noise is drawn there too, so a run differs from that of a CPU by more than rounding."""
-    evaluate_every: int = 200
-    save_seconds: float = 180.0
-    wandb: str | None = None
-    """Project of Weights & Biases that gets the figures of `log.jsonl` too (extra `track`)."""
-    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
-
-
-class Stage(Protocol):
-    """What the loop needs to know. `module` is everything that is trained; its weights are copies of the optimiser's."""
-
-    module: nn.Module
-
-    def batches(self, rng: random.Random) -> list[Batch]:
-        """The uint8 batches of one step, from this generator alone (runs in a rendering process)."""
-
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Scalar loss of one batch, on the device of the module; all randomness from the generator, which is on it too."""
-
-    def evaluate(self) -> tuple[dict[str, float], NDArray[np.uint8]]:
-        """Figures on held-out scenes and a sheet (H, W, 3) to look at."""
-
-    def export(self, folder: Path) -> None:
-        """Write the frozen encoder (weights.safetensors, config.json) into an existing folder."""
+STAGES: dict[str, tuple[type[EncoderRecipe], Any]] = {
+    "autoencoder": (AutoencoderRecipe, AutoencoderStage),
+    "vision": (VisionRecipe, VisionStage),
+}
 
 
 class _Steps(Dataset[list[Batch]]):
@@ -94,12 +60,11 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> EncoderRecipe
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    stages = _stages()
     raw = yaml.safe_load(path.read_text())
-    if not isinstance(raw, dict) or raw.get("stage") not in stages:
-        raise LanceError(f"{path}: `stage` must be one of {', '.join(stages)}")
+    if not isinstance(raw, dict) or raw.get("stage") not in STAGES:
+        raise LanceError(f"{path}: `stage` must be one of {', '.join(STAGES)}")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(stages[raw["stage"]][0], "recipe")
+    parser.add_class_arguments(STAGES[raw["stage"]][0], "recipe")
     try:
         config = parser.parse_object({"recipe": raw})
         config = parser.parse_args([_prefixed(o) for o in overrides or []], namespace=config)
@@ -113,20 +78,13 @@ def _prefixed(option: str) -> str:
     return f"--recipe.{option[2:]}" if option.startswith("--") else option
 
 
-def _stages() -> dict[str, tuple[type[EncoderRecipe], Any]]:
-    from openlance.train.attributes import VisionRecipe, VisionStage
-    from openlance.train.reconstruction import AutoencoderRecipe, AutoencoderStage
-
-    return {"autoencoder": (AutoencoderRecipe, AutoencoderStage), "vision": (VisionRecipe, VisionStage)}
-
-
 def train_encoder(recipe: EncoderRecipe, stopped: Sequence[int] = ()) -> dict[str, float]:
     """Train to the end of the recipe, from the run folder's checkpoint if it has one. Returns the last figures.
 
     Once `stopped` holds anything the run is saved after the current step and left.
     """
     torch.manual_seed(recipe.seed)
-    stage: Stage = _stages()[recipe.stage][1](recipe)
+    stage: Stage = STAGES[recipe.stage][1](recipe)
     stage.module.to(recipe.device)
     optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
     stage.module.to(fast_dtype(recipe.device))
@@ -221,7 +179,7 @@ def _resume(recipe: EncoderRecipe, optimizer: MasterOptimizer) -> int:
 
 def export_now(recipe: EncoderRecipe) -> int:
     """Write the averaged weights of a run's checkpoint as they are, while the run may go on. Returns the step."""
-    stage: Stage = _stages()[recipe.stage][1](recipe)
+    stage: Stage = STAGES[recipe.stage][1](recipe)
     stage.module.to(recipe.device)
     optimizer = MasterOptimizer(stage.module, recipe.optimizer, recipe.steps)
     stage.module.to(fast_dtype(recipe.device))
@@ -231,17 +189,6 @@ def export_now(recipe: EncoderRecipe) -> int:
     with optimizer.averaged():
         stage.export(recipe.output)
     return step
-
-
-def write_encoder(folder: Path, module: nn.Module, config: dict[str, Any]) -> None:
-    """weights.safetensors (bfloat16) and config.json, each complete or not there at all."""
-    from safetensors.torch import save_file
-
-    tensors = {name: p.detach().bfloat16().cpu().contiguous() for name, p in module.state_dict().items()}
-    save_file(tensors, folder / "weights.tmp")
-    os.replace(folder / "weights.tmp", folder / "weights.safetensors")
-    (folder / "config.tmp").write_text(json.dumps(config, indent=1) + "\n")
-    os.replace(folder / "config.tmp", folder / "config.json")
 
 
 def recipe_dict(recipe: EncoderRecipe) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from openlance.engine.preprocess import prepare_medium
 from openlance.errors import CheckpointError
 from openlance.media.clip import Clip
 from openlance.model.lance import LanceModel
+from openlance.model.pixels import to_pixels
 from openlance.model.precision import fast_dtype
-from openlance.model.vae import build_autoencoder, to_pixels
+from openlance.model.vae import build_autoencoder
 from openlance.model.vision import VisionEncoder
 from openlance.sequence.segment import Kind
 

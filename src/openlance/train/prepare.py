@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from openlance.data.cache import CachedSource
+from openlance.data.files import open_records
 from openlance.data.layout import Anchors
 from openlance.data.loader import Loader, Steps
 from openlance.data.mixture import Mixture
-from openlance.data.records import open_records
 from openlance.data.source import RecordSource, Source, WorldSource
 from openlance.data.streams import Streams
 from openlance.data.world import Rephrase

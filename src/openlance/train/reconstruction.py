@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from openlance.errors import LanceError
 from openlance.model.autoencoder import Autoencoder, AutoencoderConfig, Block
 from openlance.model.vae import build_autoencoder
-from openlance.train.encoders import Batch, EncoderRecipe, write_encoder
+from openlance.train.encoder_stage import Batch, EncoderRecipe, write_encoder
 from openlance.world.palette import SCENERIES
 from openlance.world.render import render, render_clip
 from openlance.world.sample import SceneOptions, sample_scene
@@ -89,7 +89,7 @@ def to_pixels(batch: Tensor) -> Tensor:
 
 
 class AutoencoderStage:
-    """See the module docstring; the protocol is `openlance.train.encoders.Stage`."""
+    """See the module docstring; the protocol is `openlance.train.encoder_stage.Stage`."""
 
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe

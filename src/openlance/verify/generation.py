@@ -20,7 +20,7 @@ from openlance.engine.row import Batcher, Row
 from openlance.flow.guidance import Guidance
 from openlance.media.resize import PRESETS
 from openlance.model.lance import LanceModel
-from openlance.model.vae import to_uint8
+from openlance.model.pixels import to_uint8
 from openlance.sequence.bind import Binder
 from openlance.sequence.positions import base_positions, spans_of
 from openlance.sequence.segment import Kind

@@ -14,7 +14,7 @@ from openlance.media.resize import ASPECT_RATIOS, PRESETS, buckets, crop_box, cr
 from openlance.media.sample import sample_frame_indices
 from openlance.model.lance import LanceModel
 from openlance.model.latent import place_embedding, time_frequencies
-from openlance.model.vae import to_pixels
+from openlance.model.pixels import to_pixels
 from openlance.model.vision import CLIP_MEAN, CLIP_STD
 from openlance.verify.golden import Case, Golden
 
