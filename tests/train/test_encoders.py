@@ -149,7 +149,14 @@ def test_recipes_of_the_repository_are_typed_and_overridable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("widht: 3", "widht"), ("steps: many", "steps"), ("stage: nothing", "stage"), ("model: {depth: 2.5}", "depth")]
+    ("line", "message"),
+    [
+        ("words: 1.5", "words 1.5"),
+        ("widht: 3", "widht"),
+        ("steps: many", "steps"),
+        ("stage: nothing", "stage"),
+        ("model: {depth: 2.5}", "depth"),
+    ],
 )
 def test_bad_recipes_are_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "bad.yaml"
@@ -272,7 +279,7 @@ def test_changes_are_what_the_frames_show(motion: Motion, event: Event | None, e
 
 
 def test_drawn_scenes_fit_together() -> None:
-    batch = draw_scenes(random.Random(0), SceneBucket(1.0, 2, (64, 96), frames=5), (2, 16))
+    batch = draw_scenes(random.Random(0), SceneBucket(1.0, 2, (64, 96), frames=5), (2, 16), 0.4)
     n, frames, height, width, _ = batch["pixels"].shape
     assert (n, frames) == (2, 5)
     assert batch["labels"].shape == (2, 3, height // 16, width // 16, len(ATTRIBUTES))

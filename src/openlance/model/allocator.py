@@ -10,9 +10,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 def keep_freed_memory() -> bool:
     """Let the C library keep what tensors free for the next ones, up to a gibibyte, instead of giving it back to the system.
 
-    Every step frees what the next one needs, and fresh pages cost 3 to 7 % of a training step on a CPU, 3 % of a picture (LOG.md). Threads
-    share one store, as those of their own give back what is free whatever the thresholds. A setting of the process, hence for programs
-    that train or serve, before they start threads. False where the C library is not glibc.
+    Every step frees what the next one needs, and fresh pages cost 3 to 7 % of a training step on a CPU, 3 % of a picture (LOG.md). All
+    threads share one store, for which that of pictures was measured. A setting of the process, hence for programs that train or serve,
+    before they start threads. False where the C library is not glibc.
     """
     try:
         change = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -43,6 +43,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 EVALUATION_SEED = 9_500_000
 NUM_LABELS = len(ATTRIBUTES)
+WORDS = 0.4
+"""Share of scenes in which a word is written: always of those that are held out, and by default of those that teach."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,15 @@ class VisionRecipe(EncoderRecipe):
     clips: tuple[SceneBucket, ...] = (SceneBucket(1.0, 2, frames=17),)
     weights: dict[str, float] = field(default_factory=dict)
     """Loss weights of attributes that do not count 1."""
-    words: float = 0.4
+    words: float = WORDS
     """Share of the training scenes in which a word is written."""
     start_from: Path | None = None
     """Folder of an exported encoder of the same sizes to go on from; the head that reads it starts anew."""
     evaluation_scenes: int = 48
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.words <= 1:
+            raise LanceError(f"words {self.words} must be a share from 0 to 1")
 
 
 class _Reader(nn.Module):
@@ -163,8 +169,8 @@ class VisionStage:
     def _draw_held_out(self) -> dict[str, Batch]:
         rng, count = random.Random(EVALUATION_SEED), self.recipe.evaluation_scenes
         return {
-            "image": draw_scenes(rng, SceneBucket(1.0, count), self._token_size),
-            "clip": draw_scenes(rng, SceneBucket(1.0, max(1, count // 4), frames=17), self._token_size),
+            "image": draw_scenes(rng, SceneBucket(1.0, count), self._token_size, WORDS),
+            "clip": draw_scenes(rng, SceneBucket(1.0, max(1, count // 4), frames=17), self._token_size, WORDS),
         }
 
     def _score(self, batch: Batch) -> dict[str, float]:
@@ -211,7 +217,7 @@ def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return (pixels.float() * scale + shift + noise).clamp(0, 255).byte()
 
 
-def draw_scenes(rng: random.Random, bucket: SceneBucket, token: tuple[int, int], words: float = 0.4) -> Batch:
+def draw_scenes(rng: random.Random, bucket: SceneBucket, token: tuple[int, int], words: float) -> Batch:
     """Pixels uint8 (N, F, H, W, 3), labels uint8 (N, t, h, w, attributes) and offsets float32 (N, t, h, w, 2) in tokens."""
     low, high = bucket.canvas
     height, width = (16 * rng.randint(low // 16, high // 16) for _ in range(2))
