@@ -3,11 +3,13 @@
 import asyncio
 import json
 import re
+import time
 
 import numpy as np
 import pytest
 
 from openlance.apps.serve.web.conversation import MAX_WORKS, Conversation, plain
+from openlance.apps.serve.web.page import QUEUE_SECONDS
 from openlance.apps.serve.web.turns import ASK, EDIT, IMAGE, VIDEO, Settings, Wish, run_turn
 from openlance.media.read import read_media
 
@@ -142,6 +144,21 @@ def test_the_page_is_served_and_guarded(start):
         assert "fonts.googleapis.com" not in http.get("/ui/").text
         for path in ("/etc/passwd", str(running.settings.data_dir / "videos" / "jobs.sqlite")):
             assert http.get(f"/ui/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_a_page_that_nobody_uses_lets_the_event_loop_sleep(start, monkeypatch):
+    from gradio.queueing import Queue
+
+    looks = []
+    length = Queue.__len__
+    monkeypatch.setattr(Queue, "__len__", lambda queue: looks.append(0) or length(queue))
+    with start(web=True).http() as http:
+        http.get("/ui/config").raise_for_status()
+        looks.clear()
+        started = time.monotonic()
+        time.sleep(0.6)
+        most = (time.monotonic() - started) / QUEUE_SECONDS
+    assert 0 < len(looks) <= most + 2
 
 
 def test_a_path_in_a_message_is_not_opened(start, tmp_path, png):

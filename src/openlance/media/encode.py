@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IMAGE_FORMATS = ("png", "jpeg", "webp")
 VIDEO_FORMATS = ("mp4", "gif", "webp")
+PNG_LEVEL = 4
+"""2.6 times as fast as the usual 6, files 4 % longer (pictures of 128 and 256 px of the embedded model, LOG.md)."""
 
 
 def encode(clip: Clip, format: str) -> bytes:
@@ -40,7 +42,7 @@ def encode(clip: Clip, format: str) -> bytes:
 
 
 def _png(clip: Clip) -> bytes:
-    return _save_picture(clip, "PNG")
+    return _save_picture(clip, "PNG", compress_level=PNG_LEVEL)
 
 
 def _jpeg(clip: Clip) -> bytes:
