@@ -64,6 +64,9 @@ class Lance:
         if there is one. `dtype`: `float32`, `bfloat16`, `float16`, or `auto`,
         which is bfloat16 if the device multiplies it. `templates`: a templates.json to use instead.
 
+        On a processor load in the thread that will use the model, or in one that ends: with threads of two on two cores OpenMP
+        waits by sleeping, and a picture of the embedded model took twice as long (LOG.md).
+
         Raises CheckpointError naming what is missing and what to do.
         """
         from openlance.weights.load import load_pretrained
