@@ -70,6 +70,23 @@ def test_a_run_that_went_on_from_others_says_so(tmp_path: Path, report: Path) ->
     assert text.count("`tasks` went on from weights of earlier runs (`runs/before/model`)") == 2
 
 
+def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, report: Path) -> None:
+    lines = [{"iteration": i, "loss": 3.0, "seconds": {"draw": 1000.0, "learn": 800.0}} for i in (1, 2, 2, 3, 4)]
+    (tmp_path / "rl").mkdir()
+    (tmp_path / "rl" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = [
+        {"iteration": i, "evaluation": name, "exact": i / 8 + extra} for i in (0, 4) for name, extra in (("words", 0.25), ("others", 0.5))
+    ]
+    (tmp_path / "rl" / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))
+    (tmp_path / "rl" / "recipe.json").write_text(json.dumps({"model": {"checkpoint": "runs/nano/tasks/model"}, "rewards": {"ocr": 1}}))
+    stages = [stage(tmp_path / "tasks"), Stage.read(tmp_path / "rl")]
+    text = write_card(tiny_lance(), stages, report, tmp_path / "out").read_text()
+    assert "| rl | 4 |  | 2.0 | loss 3, words exact 0.25 to 0.75, others exact 0.5 to 1 |" in text
+    assert "Stages in order: tasks, rl." in text
+    assert "openlance rl recipes/nano/rl.yaml\n" in text
+    assert "words exact 0.75" in (tmp_path / "out/card/curves.svg").read_text()
+
+
 def test_a_card_is_of_one_model(tmp_path: Path, report: Path) -> None:
     lance = tiny_lance()
     object.__setattr__(lance.model.config, "name", "another")

@@ -1,6 +1,6 @@
 """Writes the model card from the training runs' metrics and the report of an evaluation. No number in it is typed by hand.
 
-python -m openlance.nano.card --run runs/nano/autoencoder --run runs/nano/tasks --report eval-nano --output src/openlance/nano
+python -m openlance.nano.card --run runs/nano/autoencoder --run runs/nano/tasks --run runs/nano/rl-nft --report eval-nano
 """
 
 import argparse
@@ -29,13 +29,15 @@ UNITS = {"images": "dB PSNR, images", "clips": "dB PSNR, clips"}
 
 @dataclass(frozen=True)
 class Stage:
-    """A training run as its folder tells it: every report line, and the scores of its watched exports."""
+    """A training run as its folder tells it: report lines, and scores on held-out prompts. Steps of stage four are iterations."""
 
     name: str
     lines: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     began_from: str | None = None
     """The checkpoint that its recipe went on from, if it did."""
+    rewarded: bool = False
+    """Whether it learned from rewards, in stage four."""
 
     @classmethod
     def read(cls, folder: Path) -> "Stage":
@@ -44,18 +46,28 @@ class Stage:
         if path is None:
             raise LanceError(f"{folder} has none of {', '.join(LOG_NAMES)}: pass folders of training runs")
         recipe = folder / "recipe.json"
-        model = json.loads(recipe.read_text(encoding="utf-8")).get("model", {}) if recipe.exists() else {}
-        return cls(folder.name, _last_of_each_step(_read_lines(path)), _read_lines(folder / "scores.jsonl"), model.get("checkpoint"))
+        values = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+        scores = _read_lines(folder / "scores.jsonl") or _evaluations(_read_lines(folder / "evaluations.jsonl"))
+        lines = _last_of_each_step(_read_lines(path))
+        return cls(folder.name, lines, scores, values.get("model", {}).get("checkpoint"), "rewards" in values)
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """(step, value) wherever a line has the key."""
         return [(line["step"], line[key]) for line in self.lines if key in line]
 
+    def score_series(self) -> dict[str, Points]:
+        """(step, value) of every score."""
+        names = [name for name in dict.fromkeys(key for line in self.scores for key in line) if name not in ("step", "seconds")]
+        return {name: [(line["step"], line[name]) for line in self.scores if name in line] for name in names}
+
     @property
     def hours(self) -> float | None:
-        """Hours of training, None where the run did not write them down."""
+        """Hours of training, None where the run did not write them down; of iterations without the evaluations between them."""
         minutes = [line["minutes"] for line in self.lines if "minutes" in line]
-        return max(minutes) / 60 if minutes else None
+        if minutes:
+            return max(minutes) / 60
+        seconds: list[float] = [sum(line["seconds"].values()) for line in self.lines if "seconds" in line]
+        return sum(seconds) / 3600 if seconds else None
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -66,7 +78,20 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _last_of_each_step(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A resumed run repeats steps: its last word on each counts."""
-    return [line for _, line in sorted({line["step"]: line for line in lines}.items())]
+    return [{**line, "step": step} for step, line in sorted({_step(line): line for line in lines}.items())]
+
+
+def _step(line: dict[str, Any]) -> int:
+    return int(line["step"] if "step" in line else line["iteration"])
+
+
+def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of stage four, one for each of its evaluations, as one for each iteration."""
+    merged: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        numbers = {f"{line['evaluation']} {key}": value for key, value in line.items() if key not in ("iteration", "evaluation")}
+        merged.setdefault(_step(line), {"step": _step(line)}).update(numbers)
+    return list(merged.values())
 
 
 def write_card(lance: "Lance", stages: Sequence[Stage], report_folder: Path, output: Path) -> Path:
@@ -143,6 +168,8 @@ def _training(stages: Sequence[Stage], curves: bool) -> str:
         hours = "not recorded" if stage.hours is None else f"{stage.hours:.1f}"
         figures = [f"loss {last['loss']:.4g}"] if "loss" in last else []
         figures += [f"{last[key]:.1f} {unit}" for key, unit in UNITS.items() if key in last]
+        if stage.rewarded:
+            figures += [f"{name} {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in stage.score_series().items()]
         tokens = f"{last['tokens'] / 1e6:.1f} M" if "tokens" in last else ""
         rows.append((stage.name, f"{int(last.get('step', 0)):,}", tokens, hours, ", ".join(figures)))
     picture = f"![Losses and scores over the training steps]({PICTURES}/curves.svg)" if curves else ""
@@ -156,16 +183,9 @@ def _panels(stages: Sequence[Stage]) -> list[Panel]:
         keys = dict.fromkeys(key for line in stage.lines for key in line if key in ("loss", "ce") or key.startswith(("ce/", "mse/")))
         losses: dict[str, Points] = {key: stage.series(key) for key in keys}
         quality: dict[str, Points] = {key: stage.series(key) for key in UNITS}
-        scores: dict[str, Points] = {
-            key: [(line["step"], line[key]) for line in stage.scores if key in line] for key in _score_names(stage)
-        }
         panels += [Panel(f"{stage.name}: loss", "steps", losses), Panel(f"{stage.name}: dB PSNR", "steps", quality)]
-        panels.append(Panel(f"{stage.name}: scores", "steps", scores))
+        panels.append(Panel(f"{stage.name}: scores", "steps", stage.score_series()))
     return [panel for panel in panels if any(len(points) > 1 for points in panel.series.values())]
-
-
-def _score_names(stage: Stage) -> list[str]:
-    return [name for name in dict.fromkeys(key for line in stage.scores for key in line) if name not in ("step", "seconds")]
 
 
 def _scores(report: Report) -> str:
@@ -242,7 +262,8 @@ def _failures(report: Report, folder: Path, pictures: Path) -> bool:
 def _again(report: Report, stages: Sequence[Stage]) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = [
-        "make nano                                          # every stage in order",
+        "make nano                                          # every supervised stage in order",
+        *(f"openlance rl recipes/nano/{stage.name}.yaml" for stage in stages if stage.rewarded),
         f"openlance eval world --n {report.run['n']} --seed {report.run['seed']} --output eval-nano",
         "python -m openlance.nano.card --report eval-nano " + " ".join(f"--run runs/nano/{stage.name}" for stage in stages),
     ]
