@@ -63,7 +63,7 @@ class Stage:
     @property
     def hours(self) -> float | None:
         """Hours of training, None where the run did not write them down; of iterations without the evaluations between them."""
-        minutes = [line["minutes"] for line in self.lines if "minutes" in line]
+        minutes: list[float] = [line["minutes"] for line in self.lines if "minutes" in line]
         if minutes:
             return max(minutes) / 60
         seconds: list[float] = [sum(line["seconds"].values()) for line in self.lines if "seconds" in line]
