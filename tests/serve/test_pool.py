@@ -98,7 +98,9 @@ def test_a_lone_request_has_all_cores_and_two_have_half_each(pool: Pool, lance: 
         monkeypatch.setattr(worker.engine, "use_threads", lambda threads, worker=worker: used.append((worker, threads)))
     pool.submit(drawing(lance, 0)).future.result(60)
     local, remote = pool._workers
-    assert set(used) == {(local, 4), (local, 1)}
+    steps = [threads for worker, threads in used if worker is local]
+    assert len(steps) == len(used) > 2
+    assert steps == [4] * (len(steps) - 1) + [1]  # only the last step codes pixels
     used.clear()
     begun = threading.Event()
     first = pool.submit(replace(drawing(lance, 1, 100), on_progress=lambda progress: begun.set()))

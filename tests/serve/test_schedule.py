@@ -87,6 +87,19 @@ def test_the_one_that_is_due_first_goes_first():
     assert schedule.choose([late, soon]) == [soon]
 
 
+def test_a_first_step_counts_by_the_tokens_that_are_coming_and_later_ones_by_their_rows():
+    schedule = Schedule(step_seconds=0.05, long_share=0.25)
+    ticket = Ticket(0, 0)
+    known, coder = Active(ticket, False, 0.0, coming=30), Active(Ticket(0, 0), False, 1.0)
+    assert (known.tokens, coder.tokens) == (30, 0)
+    assert schedule.rates.seconds(known) == pytest.approx(30 * schedule.rates.token)
+    assert schedule.choose([known]) == [known]
+    schedule.account(0.01)
+    assert known.tokens == 0  # pixels again
+    ticket.rows = [range(7), range(2)]
+    assert known.tokens == 9
+
+
 @given(st.floats(0, 100), st.floats(0.01, 50), st.floats(0, 100), st.floats(0.01, 50))
 def test_short_passes_long_only_within_its_stretch(arrived, seconds, later, brief):
     passes = due_time(arrived + later, brief) < due_time(arrived, seconds)

@@ -54,6 +54,8 @@ def _asked(voice: Voice, group: str, what: What) -> str:
 
 def ask_count(voice: Voice, scene: Scene) -> Question | None:
     """How many of a kind, with or without its colour; now and then none."""
+    if not scene.objects:
+        return None
     o = voice.rng.choice(scene.objects)
     what = What(o.kind, o.colour if voice.rng.random() < 0.5 and o.colour != NATURAL else None)
     if voice.rng.random() < 0.15:
@@ -76,6 +78,8 @@ def ask_texture(voice: Voice, scene: Scene) -> Question | None:
 
 def ask_exists(voice: Voice, scene: Scene) -> Question | None:
     """Half the time about something there, half about the same with one attribute changed."""
+    if not scene.objects:
+        return None
     o = voice.rng.choice(scene.objects)
     what = What(o.kind, None if o.colour == NATURAL else o.colour)
     if voice.rng.random() < 0.5:

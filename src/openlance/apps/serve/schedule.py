@@ -19,16 +19,19 @@ MEMORY = 0.2
 
 @dataclass(eq=False)
 class Active:
-    """A request inside the engine. `short`: it produces text. `due`: see `admission.due_time`."""
+    """A request inside the engine. `short`: it produces text. `due`: see `admission.due_time`. `coming`: about how many tokens its first
+    step has, where that step codes no pixels; rows are there only afterwards.
+    """
 
     ticket: "Ticket | Away"
     short: bool
     due: float
+    coming: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens of its next step; 0 where the next step is coding of pixels."""
-        return sum(len(row) for row in self.ticket.rows)
+        return sum(len(row) for row in self.ticket.rows) or self.coming
 
 
 class Rates:
@@ -89,6 +92,8 @@ class Schedule:
 
     def account(self, seconds: float) -> None:
         """What the chosen step took."""
+        for active in self._chosen:
+            active.coming = 0
         shorts = any(a.short for a in self._chosen)
         longs = bool(self._tokens or self._pieces)
         if not longs:

@@ -243,7 +243,7 @@ class Worker:
 
     def _enter(self, handle: Handle) -> None:
         ticket = self.engine.submit(handle.plan.request, handle.plan)
-        handle.active = Active(ticket, handle.short, handle.due)
+        handle.active = Active(ticket, handle.short, handle.due, coming=0 if handle.plan.media else handle.cost.prompt_tokens)
         self._active.append(handle)
         self.metrics.waited.observe(time.monotonic() - handle.arrived)
 
