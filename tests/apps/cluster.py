@@ -6,7 +6,6 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from openlance.pipeline import Lance
 from tests.serve.tiny import tiny_lance
+from tests.waiting import wait_until
 
 PATIENCE = 240.0
 """Seconds that a node may take to start: Ray's processes are many and the machine may be busy."""
@@ -46,16 +46,6 @@ def small_cluster(folder: Path) -> Iterator[str]:
             node.wait(60)
         for name in environment:
             os.environ.pop(name)
-
-
-def wait_until(condition: Callable[[], Any], seconds: float, explain: Callable[[], str] = str) -> Any:
-    """What `condition` gives as soon as it is true."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"not so after {seconds} s: {explain()}")
 
 
 def mortal(folder: Path) -> Lance:

@@ -18,9 +18,10 @@ from PIL import Image
 from openlance.apps.cluster import ModelChoice, Share, chosen_model, connected, share_out
 from openlance.apps.requests_file import Job, read_jobs
 from openlance.errors import RequestError
-from tests.apps.cluster import load_mortal, small_cluster, wait_until
+from tests.apps.cluster import load_mortal, small_cluster
 from tests.apps.conftest import Cli
 from tests.apps.test_batch import SIZE, results_of, write_lines
+from tests.waiting import wait_until
 
 GIB, CPU4, GPU2 = 2.0**30, {"CPU": 4.0, "memory": 2.0**30}, {"CPU": 8.0, "GPU": 2.0}
 

@@ -22,6 +22,7 @@ def test_plans_of_the_embedded_model(folder: str, monkeypatch: pytest.MonkeyPatc
         assert name in said
     assert "M tokens in all" in said
     assert "% of the samples" in said
+    assert ("(stage four)" in said) == (folder == "recipes/nano")
 
 
 def test_unknown_keys_and_missing_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

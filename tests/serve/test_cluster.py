@@ -19,10 +19,11 @@ from openlance.apps.serve.folder import check_shared, mark
 from openlance.apps.serve.jobs import StoreError
 from openlance.apps.serve.settings import ServeSettings
 from openlance.errors import RequestError
-from tests.apps.cluster import free_port, load_known, small_cluster, wait_until
+from tests.apps.cluster import free_port, load_known, small_cluster
 from tests.serve.conftest import Running
 from tests.serve.test_command import parse
 from tests.serve.test_jobs import wait_for
+from tests.waiting import wait_until
 
 
 def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:

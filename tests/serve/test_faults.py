@@ -1,7 +1,6 @@
 """What goes wrong between client and server: bodies that are none, clients that go, queues that are full, schemas that are fuzzed."""
 
 import json
-import time
 
 import httpx
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openlance.apps.serve.settings import WorkerLimits
+from tests.waiting import wait_until
 
 POSTS = (
     "/v1/chat/completions",
@@ -20,13 +20,6 @@ POSTS = (
     "/v1/videos/none/cancel",
 )
 GETS = ("/v1/models", "/v1/models/none", "/v1/videos", "/v1/videos/none", "/v1/videos/none/content", "/health")
-
-
-def wait_until(condition, seconds=20.0):
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.005)
-    assert condition()
 
 
 def told(response: httpx.Response) -> dict:

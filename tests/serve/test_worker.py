@@ -1,7 +1,6 @@
 """Many users on one engine: nobody's result depends on the others, nobody waits for ever, nobody's fault is another's."""
 
 import threading
-import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from openlance.apps.serve.admission import QueueFull, ShuttingDown, TooLarge
 from openlance.apps.serve.worker import DeadlineExceeded
 from openlance.errors import Cancelled, RequestError
+from tests.waiting import wait_until
 
 
 def mixed(lance, picture, film):
@@ -32,13 +32,6 @@ def same(one, other) -> bool:
 def slow(lance, steps=400, **options):
     """A request that certainly still runs when the test looks at it."""
     return lance.request("t2v", "long", seed=1, num_inference_steps=steps, **options)
-
-
-def wait_until(condition, seconds=20.0):
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.005)
-    assert condition()
 
 
 def test_together_equals_alone(lance, worker, picture, film):

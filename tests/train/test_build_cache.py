@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from openlance.apps.recipes import read_run
 from openlance.errors import LanceError
 from openlance.train.build_cache import CachePlan, build_caches, read_plan
 from openlance.train.recipe import RecipeError
-from openlance.train.runs import read_run
 
 
 def recipe(folder: Path, name: str, **changes: object) -> Path:

@@ -1,5 +1,6 @@
 """Bad recipes stop with the key, the value and the remedy; good ones mean what the tables say."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
 def test_bad_values_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LanceError, match=message):
         read_recipe(write(tmp_path, **changes))
+
+
+def test_values_of_a_recipe_made_in_python_are_checked_too(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path))
+    for name, value in (("attention", "flash"), ("precision", "float8")):
+        with pytest.raises(LanceError, match=f"{name} '{value}'"):
+            replace(recipe, **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("override", ["steps", "name.first=3"])

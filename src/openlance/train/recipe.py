@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
@@ -114,6 +114,8 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise RecipeError(f"precision '{self.precision}' is not auto, bfloat16 or float32")
+        if self.attention not in get_args(Attention):
+            raise RecipeError(f"attention '{self.attention}' is not one of {', '.join(get_args(Attention))}")
         if self.steps < 1:
             raise RecipeError(f"steps {self.steps} must be at least 1")
         if not self.sources:

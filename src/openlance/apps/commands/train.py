@@ -1,4 +1,4 @@
-"""Train: an encoder's pre-stage, a cache of features, or any supervised stage, as its recipe says.
+"""Train: an encoder's pre-stage, a cache of features, any supervised stage, or stage four, as its recipe says.
 
 Every key of a recipe can be overridden as key.sub=value. A run can be killed at any time: the same command goes on from its last
 checkpoint. A folder with an order.txt runs all its recipes, one after the other.
@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from openlance.apps.cli import OK
+    from openlance.apps.recipes import read_run, recipes_in_order
     from openlance.errors import LanceError
     from openlance.model.allocator import keep_freed_memory
-    from openlance.train.runs import read_run, recipes_in_order
 
     keep_freed_memory()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

@@ -1,4 +1,4 @@
-"""Which kind of run a recipe file describes, and running it: an encoder's pre-stage, a cache of features, a supervised stage."""
+"""Which kind of run a recipe file describes, and running it: encoder pre-stage, cache of features, supervised stage, stage four."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Run:
 
     path: Path
     kind: str
-    """`encoder`, `cache` or `supervised`."""
+    """`encoder`, `cache`, `supervised` or `stage four`."""
     output: Path
     lines: tuple[str, ...]
     """What it will do, for people."""
@@ -33,6 +33,8 @@ def read_run(path: Path, overrides: Sequence[str] = ()) -> Run:
         return _encoder(path, overrides)
     if "caches" in values:
         return _cache(path, overrides)
+    if "rewards" in values:
+        return _stage_four(path, overrides)
     return _supervised(path, overrides)
 
 
@@ -78,6 +80,22 @@ def _supervised(path: Path, overrides: Sequence[str]) -> Run:
         f"output {recipe.output}",
     )
     return Run(path, "supervised", recipe.output, lines, lambda: train(recipe))
+
+
+def _stage_four(path: Path, overrides: Sequence[str]) -> Run:
+    from openlance.rl.loop import practise
+    from openlance.rl.recipe import read_rl_recipe
+
+    recipe = read_rl_recipe(path, overrides)
+    rollout = recipe.rollout
+    rewards = ", ".join(f"{weight:g} x {name}" for name, weight in recipe.rewards.items())
+    lines = (
+        f"{recipe.name}: {recipe.objective}, {recipe.iterations} iterations of {rollout.prompts} prompts x {rollout.samples} samples",
+        f"starts from {recipe.model.checkpoint or recipe.model.config}",
+        f"trains on {rewards}; watches {', '.join(recipe.watch) or 'nothing'}",
+        f"output {recipe.output}; `openlance rl {path} --plan` measures how long it takes",
+    )
+    return Run(path, "stage four", recipe.output, lines, lambda: practise(recipe))
 
 
 def recipes_in_order(folder: Path) -> list[Path]:
