@@ -19,6 +19,9 @@ from openlance.errors import LanceError
 from openlance.sequence.bind import Binder
 from openlance.sequence.segment import Kind, Role
 from openlance.sequence.template import OWN_WORDING
+from openlance.world.phrasings import Voice
+from openlance.world.questions import IMAGE_QUESTIONS
+from openlance.world.scene import Scene
 from tests.train.tiny import ANCHORS, TinyEncoders, tiny_tokenizer
 
 BINDER = Binder(tiny_tokenizer(), OWN_WORDING)
@@ -138,6 +141,21 @@ def test_words_are_new_each_time_and_true(tmp_path: Path) -> None:
     assert max(len(text_of(sample, Role.TARGET)) for sample in samples) == 3
     again = asked.sample(0, Random(3))
     assert same(again, samples[3])
+
+
+def test_of_a_named_category_all_questions_are(tmp_path: Path) -> None:
+    fill(tmp_path, "understand")
+    asked = source(tmp_path, Rephrase(questions=4, category="exists"))
+    assert len(asked) == 3
+    answers = [text_of(asked.sample(0, Random(seed)), Role.TARGET) for seed in range(10)]
+    assert [len(found) for found in answers] == [4] * 10
+    assert {answer.removesuffix("<|im_end|>") for found in answers for answer in found} == {"yes", "no"}
+
+
+def test_no_question_is_asked_about_what_an_empty_scene_lacks() -> None:
+    scene, voice = Scene(128, 128, "white"), Voice(Random(0))
+    said = {name: ask(voice, scene) for name, ask in IMAGE_QUESTIONS.items()}
+    assert {name for name, question in said.items() if question} == {"background", "caption brief", "caption full"}
 
 
 def test_prompts_are_new_each_time(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ class Rephrase:
     """Words a cached example of the world anew from its scene, where the scene alone decides what can be said.
 
     Instructions of edits and subjects stay as they are: what changes is not in a scene. `questions`: how many are asked about a medium
-    at once, the first of the example's own category, the others of any. `category` words all as if they were of this one; `plain` says
-    a thing always in one way.
+    at once, the first of the example's own category, the others of any. `category`: all of them are of this one; `plain` says a thing
+    always in one way.
     """
 
     def __init__(self, questions: int = 1, category: str | None = None, plain: bool = False) -> None:
@@ -90,13 +90,19 @@ class Rephrase:
             return Words(entry["task"], entry["text"], entry["answer"], entry["system"])
         scene, voice = Scene.from_dict(entry["scene"]), Voice(rng, plain=self.plain)
         text, answer = again(self.category or entry["category"], scene, voice) or (entry["text"], entry["answer"])
-        more = _further(entry["category"], scene, voice, self.questions - 1) if answer is not None else ()
+        more = _further(self._asked(entry), scene, voice, self.questions - 1) if answer is not None else ()
         return Words(entry["task"], text, answer, entry["system"], more)
 
+    def _asked(self, entry: Mapping[str, Any]) -> list[str]:
+        """Categories of the questions after the first."""
+        if self.category:
+            return [self.category]
+        of_clips = entry["category"].startswith("video ")
+        return [name for name in CATEGORIES["understand"] if name.startswith("video ") == of_clips]
 
-def _further(category: str, scene: Scene, voice: Voice, count: int) -> tuple[tuple[str, str], ...]:
-    """Questions of any category about a scene."""
-    asked = [name for name in CATEGORIES["understand"] if name.startswith("video ") == category.startswith("video ")]
+
+def _further(asked: list[str], scene: Scene, voice: Voice, count: int) -> tuple[tuple[str, str], ...]:
+    """Questions of these categories about a scene, fewer where it has not as many."""
     found: list[tuple[str, str]] = []
     for name in voice.rng.choices(asked, k=3 * count):
         said = _question(name, scene, voice) if scene.objects or name == "ocr" else None

@@ -62,7 +62,7 @@ class SourceRecipe:
     questions: int = 1
     """Cached examples of the world: questions asked about one medium at once."""
     category: str | None = None
-    """Cached examples of the world: worded as those of this category, whatever theirs is."""
+    """Cached examples of the world: worded as those of this category, whatever theirs is; so are all questions about one medium."""
     plain: bool = False
     """Cached examples of the world: everything is said in one way, without synonyms."""
 
