@@ -3,6 +3,8 @@
     python tools/compare_words.py BEFORE AFTER                       # folders of models, or nano; 480 words, 192 other prompts
     python tools/compare_words.py BEFORE AFTER --words 96 --others 0 --jsonl pairs.jsonl
 
+The model card takes the file that `--jsonl` writes (`python -m openlance.nano.card --pairs`).
+
 `template_ocr` is the world's own reader, `ocr` is PP-OCR (extra `rl`), which shares nothing with it. The words are unseen in training. Of
 each measure: both means, the mean of the paired differences with its 95 % interval (bootstrap over prompts), and how many pictures got
 better and worse.
@@ -16,7 +18,7 @@ import torch
 
 from openlance.engine.engine import Engine
 from openlance.engine.request import ImageSampling
-from openlance.eval.statistics import estimate
+from openlance.eval.statistics import change_between
 from openlance.pipeline import Lance
 from openlance.rl.prompts import Prompt, PromptSource
 from openlance.rl.rewards import Reward, find_reward
@@ -62,16 +64,14 @@ def main() -> int:
         rewards = {name: find_reward(name) for name in names}
         before, after = (scores_of(lance, prompts, rewards) for lance in both)
         for measure, first in before.items():
-            changes = [b - a for a, b in zip(first, after[measure], strict=True)]
-            change = estimate([[value] for value in changes])
-            better, worse = sum(value > 0 for value in changes), sum(value < 0 for value in changes)
-            means = f"{sum(first) / count:.3f} -> {sum(after[measure]) / count:.3f}"
-            interval = f"{change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
-            print(f"{kind:7} {measure:20} {means}  {interval}  better {better}, worse {worse} of {count}", flush=True)
+            c = change_between(first, after[measure])
+            interval = f"{c.mean:+.3f} ({c.low:+.3f} to {c.high:+.3f})"
+            counts = f"better {c.better}, worse {c.worse} of {c.pairs}"
+            print(f"{kind:7} {measure:20} {c.before:.3f} -> {c.after:.3f}  {interval}  {counts}", flush=True)
             if args.jsonl:
                 with args.jsonl.open("a") as file:
                     file.writelines(
-                        json.dumps({"prompt": p.text, "measure": measure, "scores": [a, b]}) + "\n"
+                        json.dumps({"kind": kind, "prompt": p.text, "measure": measure, "scores": [a, b]}) + "\n"
                         for p, a, b in zip(prompts, first, after[measure], strict=True)
                     )
     return 0

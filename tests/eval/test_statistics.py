@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openlance.eval.statistics import Estimate, estimate, mean_of, wilson
+from openlance.eval.statistics import Estimate, change_between, estimate, mean_of, wilson
 
 
 def test_wilson_equals_published_values() -> None:
@@ -52,3 +52,28 @@ def test_the_mean_of_means_is_tighter() -> None:
     assert found.low == pytest.approx(0.7 - math.sqrt(0.08) / 2)
     assert found.high == pytest.approx(0.7 + math.sqrt(0.05) / 2)
     assert (found.groups, found.scores) == (20, 50)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
+def test_a_change_is_that_of_pairs(pairs: list[tuple[float, float]]) -> None:
+    before, after = [a for a, _ in pairs], [b for _, b in pairs]
+    there, back = change_between(before, after), change_between(after, before)
+    assert there.mean == pytest.approx(there.after - there.before, abs=1e-9)
+    assert there.low - 1e-9 <= there.mean <= there.high + 1e-9
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-9)
+    assert (there.better, there.worse, there.pairs) == (back.worse, back.better, len(pairs))
+
+
+def test_pairs_tell_what_means_cannot() -> None:
+    """Scores that differ a lot from thing to thing hide a small change that every pair shows."""
+    before = [0.1, 0.9] * 50
+    after = [value + 0.01 + 0.002 * (i % 3) for i, value in enumerate(before)]
+    apart = estimate([[value] for value in after])
+    assert apart.low < estimate([[value] for value in before]).mean
+    assert change_between(before, after).low > 0.01
+    same = change_between(before, before)
+    assert same.mean == 0
+    assert same.high == -same.low == pytest.approx(wilson(0.0, 100)[1])
+    for bad in (([], []), ([1.0], [])):
+        with pytest.raises(ValueError, match="needs pairs"):
+            change_between(*bad)

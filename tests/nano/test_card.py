@@ -83,8 +83,18 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     text = write_card(tiny_lance(), stages, report, tmp_path / "out").read_text()
     assert "| rl | 4 |  | 2.0 | loss 3, words exact 0.25 to 0.75, others exact 0.5 to 1 |" in text
     assert "Stages in order: tasks, rl." in text
-    assert "openlance rl recipes/nano/rl.yaml\n" in text
     assert "words exact 0.75" in (tmp_path / "out/card/curves.svg").read_text()
+    assert "What stage four changed" not in text
+    pairs = [{"kind": "words", "prompt": "a word", "measure": "ocr.exact", "scores": scores} for scores in ([0, 1], [0, 1], [1, 0], [1, 1])]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    text = write_card(tiny_lance(), stages, report, tmp_path / "out", file).read_text()
+    assert "| unseen words | PP-OCR, which it was not trained on | exact | 0.500 | 0.750 | +0.250 [" in text
+    assert " | 2 / 1 / 4 |" in text
+    for content in ("", "{}\n", '{"kind": "words", "measure": "a", "scores": [1]}\n'):
+        file.write_text(content)
+        with pytest.raises(LanceError, match=r"pairs\.jsonl.*compare_words"):
+            write_card(tiny_lance(), stages, report, tmp_path / "out", file)
 
 
 def test_a_card_is_of_one_model(tmp_path: Path, report: Path) -> None:

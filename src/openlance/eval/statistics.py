@@ -58,3 +58,36 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     below = math.sqrt(sum((e.mean - e.low) ** 2 for e in estimates)) / n
     above = math.sqrt(sum((e.high - e.mean) ** 2 for e in estimates)) / n
     return Estimate(mean, mean - below, mean + above, sum(e.groups for e in estimates), sum(e.scores for e in estimates))
+
+
+@dataclass(frozen=True)
+class Change:
+    """Scores of the same things before and after: means, the mean difference with its 95 % interval, how many rose and fell."""
+
+    before: float
+    after: float
+    mean: float
+    low: float
+    high: float
+    better: int
+    worse: int
+    pairs: int
+
+
+def change_between(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Change:
+    """Percentile bootstrap over pairs; where all differ alike, the half-width of Wilson's interval of a share of 0 on both sides.
+
+    Raises ValueError without scores or where their numbers differ.
+    """
+    if not before or len(before) != len(after):
+        raise ValueError(f"{len(before)} scores before and {len(after)} after: a change needs pairs")
+    changes = np.array(after, np.float64) - np.array(before, np.float64)
+    n, mean = len(changes), float(changes.mean())
+    if float(np.ptp(changes)) == 0:
+        half = wilson(0.0, n)[1]
+        low, high = mean - half, mean + half
+    else:
+        drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+        low, high = np.percentile(changes[drawn].mean(1), (2.5, 97.5)).tolist()
+    means = (float(np.mean(before)), float(np.mean(after)))
+    return Change(*means, mean, low, high, int((changes > 0).sum()), int((changes < 0).sum()), n)

@@ -1,6 +1,6 @@
 """Writes the model card from the training runs' metrics and the report of an evaluation. No number in it is typed by hand.
 
-python -m openlance.nano.card --run runs/nano/autoencoder --run runs/nano/tasks --run runs/nano/rl-nft --report eval-nano
+python -m openlance.nano.card --run runs/nano/tasks --run runs/nano/rl-nft --report eval-nano --pairs pairs.jsonl
 """
 
 import argparse
@@ -16,6 +16,7 @@ from openlance.eval.report import Report, Row
 from openlance.eval.sheet import sheet
 from openlance.eval.suite import SUITES
 from openlance.nano.card_curves import Panel, Points, curves_svg
+from openlance.nano.card_pairs import HEAD, read_rows
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance
@@ -94,8 +95,11 @@ def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
-def write_card(lance: "Lance", stages: Sequence[Stage], report_folder: Path, output: Path) -> Path:
-    """Write CARD.md and its pictures into `output`. Raises LanceError if the report is missing or of another model."""
+def write_card(lance: "Lance", stages: Sequence[Stage], report_folder: Path, output: Path, pairs: Path | None = None) -> Path:
+    """Write CARD.md and its pictures into `output`. Raises LanceError if the report is missing or of another model.
+
+    `pairs`: scores before and after stage four, of tools/compare_words.py.
+    """
     path = report_folder / "report.json"
     if not path.exists():
         raise LanceError(f"there is no {path}: run  openlance eval world --output {report_folder}  first")
@@ -107,7 +111,9 @@ def write_card(lance: "Lance", stages: Sequence[Stage], report_folder: Path, out
     if panels := _panels(stages):
         write_text(pictures / "curves.svg", curves_svg(panels))
     shown = _failures(report, report_folder, pictures)
-    parts = [_head(lance), _sizes(lance), _training(stages, bool(panels)), _scores(report), _limits(report, shown), _again(report, stages)]
+    changed = [_changes(pairs)] if pairs else []
+    training = [_training(stages, bool(panels)), *changed]
+    parts = [_head(lance), _sizes(lance), *training, _scores(report), _limits(report, shown), _again(report, stages)]
     write_text(output / "CARD.md", "\n\n".join(parts) + "\n")
     return output / "CARD.md"
 
@@ -120,6 +126,14 @@ def _head(lance: "Lance") -> str:
     )
     sizes = f"Images of {media.min_side} to {media.max_side} px a side in multiples of 16, clips of 1 to {media.max_frames} frames"
     return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
+
+
+def _changes(pairs: Path) -> str:
+    about = (
+        "The same held-out prompts and noise, drawn before and after stage four; brackets: 95 % intervals of the paired differences. "
+        "*exact*: nothing but the word was read; *value*: agreement of the letters; *unread*: nothing was read, so less is better."
+    )
+    return f"### What stage four changed\n\n{about}\n\n{_table(HEAD, read_rows(pairs))}"
 
 
 def _sizes(lance: "Lance") -> str:
@@ -262,8 +276,7 @@ def _failures(report: Report, folder: Path, pictures: Path) -> bool:
 def _again(report: Report, stages: Sequence[Stage]) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = [
-        "make nano                                          # every supervised stage in order",
-        *(f"openlance rl recipes/nano/{stage.name}.yaml" for stage in stages if stage.rewarded),
+        "make nano                                          # every stage in order",
         f"openlance eval world --n {report.run['n']} --seed {report.run['seed']} --output eval-nano",
         "python -m openlance.nano.card --report eval-nano " + " ".join(f"--run runs/nano/{stage.name}" for stage in stages),
     ]
@@ -283,11 +296,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--run", action="append", type=Path, default=[], metavar="DIR", help="a training run, in order")
     parser.add_argument("--report", type=Path, required=True, metavar="DIR", help="folder of openlance eval world")
+    parser.add_argument("--pairs", type=Path, metavar="FILE", help="scores before and after stage four, of tools/compare_words.py --jsonl")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
     args = parser.parse_args(arguments)
     from openlance.pipeline import Lance
 
-    print(write_card(Lance.from_pretrained(args.model), [Stage.read(folder) for folder in args.run], args.report, args.output))
+    stages = [Stage.read(folder) for folder in args.run]
+    print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs))
 
 
 if __name__ == "__main__":
