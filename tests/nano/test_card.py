@@ -91,6 +91,11 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     text = write_card(tiny_lance(), stages, report, tmp_path / "out", file).read_text()
     assert "| unseen words | PP-OCR, which it was not trained on | exact | 0.500 | 0.750 | +0.250 [" in text
     assert " | 2 / 1 / 4 |" in text
+    text = write_card(tiny_lance(), stages, report, tmp_path / "out", averaged=("tasks", 0.4)).read_text()
+    assert "an average: 0.6 of those after `rl` and 0.4 of those after `tasks`" in text
+    for name, share in (("rl", 0.4), ("tasks", 1.0)):
+        with pytest.raises(LanceError, match=f"averaged '{name}' {share:g}"):
+            write_card(tiny_lance(), stages, report, tmp_path / "out", averaged=(name, share))
     for content in ("", "{}\n", '{"kind": "words", "measure": "a", "scores": [1]}\n'):
         file.write_text(content)
         with pytest.raises(LanceError, match=r"pairs\.jsonl.*compare_words"):

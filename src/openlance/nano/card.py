@@ -95,10 +95,18 @@ def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
-def write_card(lance: "Lance", stages: Sequence[Stage], report_folder: Path, output: Path, pairs: Path | None = None) -> Path:
+def write_card(
+    lance: "Lance",
+    stages: Sequence[Stage],
+    report_folder: Path,
+    output: Path,
+    pairs: Path | None = None,
+    averaged: tuple[str, float] | None = None,
+) -> Path:
     """Write CARD.md and its pictures into `output`. Raises LanceError if the report is missing or of another model.
 
-    `pairs`: scores before and after stage four, of tools/compare_words.py.
+    `pairs`: scores before and after stage four, of tools/compare_words.py. `averaged`: an earlier stage and its share in the weights,
+    which are else those of the last one.
     """
     path = report_folder / "report.json"
     if not path.exists():
@@ -112,7 +120,7 @@ def write_card(lance: "Lance", stages: Sequence[Stage], report_folder: Path, out
         write_text(pictures / "curves.svg", curves_svg(panels))
     shown = _failures(report, report_folder, pictures)
     changed = [_changes(pairs)] if pairs else []
-    training = [_training(stages, bool(panels)), *changed]
+    training = [_training(stages, bool(panels)), *([_averaged(stages, *averaged)] if averaged else []), *changed]
     parts = [_head(lance), _sizes(lance), *training, _scores(report), _limits(report, shown), _again(report, stages)]
     write_text(output / "CARD.md", "\n\n".join(parts) + "\n")
     return output / "CARD.md"
@@ -126,6 +134,16 @@ def _head(lance: "Lance") -> str:
     )
     sizes = f"Images of {media.min_side} to {media.max_side} px a side in multiples of 16, clips of 1 to {media.max_frames} frames"
     return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
+
+
+def _averaged(stages: Sequence[Stage], name: str, share: float) -> str:
+    """What to say of weights between those of two stages. Raises LanceError for a name that is no stage."""
+    if name not in [stage.name for stage in stages[:-1]] or not 0 < share < 1:
+        raise LanceError(f"averaged '{name}' {share:g} must be an earlier stage and its share between 0 and 1")
+    return (
+        f"The weights are an average: {1 - share:.2g} of those after `{stages[-1].name}` and {share:.2g} of those after `{name}` "
+        "(tools/average_models.py)."
+    )
 
 
 def _changes(pairs: Path) -> str:
@@ -297,12 +315,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", action="append", type=Path, default=[], metavar="DIR", help="a training run, in order")
     parser.add_argument("--report", type=Path, required=True, metavar="DIR", help="folder of openlance eval world")
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="scores before and after stage four, of tools/compare_words.py --jsonl")
+    parser.add_argument("--averaged", nargs=2, metavar=("STAGE", "SHARE"), help="an earlier stage whose weights were averaged in")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
     args = parser.parse_args(arguments)
     from openlance.pipeline import Lance
 
     stages = [Stage.read(folder) for folder in args.run]
-    print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs))
+    averaged = (args.averaged[0], float(args.averaged[1])) if args.averaged else None
+    print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged))
 
 
 if __name__ == "__main__":
