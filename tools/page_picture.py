@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-TURNS = (("Make image", "a red circle to the left of a blue star on a white background"), ("Edit", "make the background yellow"))
+TURNS = (("Make image", "a red circle to the left of a blue star on a white background"), ("Edit", "make the background navy"))
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--hide-scrollbars")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from openlance.apps.serve.web.conversation import MAX_WORKS, Conversation, plain
-from openlance.apps.serve.web.page import QUEUE_SECONDS
+from openlance.apps.serve.web.page import NANO_NEXT, QUEUE_SECONDS
 from openlance.apps.serve.web.turns import ASK, EDIT, IMAGE, VIDEO, Settings, Wish, run_turn
 from openlance.media.read import read_media
+from openlance.world.palette import BACKGROUNDS
 
 
 @pytest.fixture
@@ -127,6 +128,11 @@ def test_words_are_shown_as_they_are():
     shown = plain("<script>alert(1)</script> *bold* [link](javascript:x) `code` ![i](http://x)")
     assert "<" not in shown
     assert not re.search(r"(?<!\\)[*`\[\]]", shown)
+
+
+def test_what_is_suggested_is_of_the_world_of_the_embedded_model():
+    (edit,) = [text for mode, text in NANO_NEXT if mode == EDIT]
+    assert edit.split()[-2:] in [["background", name] for name in BACKGROUNDS]
 
 
 def test_the_page_is_served_and_guarded(start):

@@ -35,7 +35,7 @@ NANO_EXAMPLES = (
     (IMAGE, 'the word "HELLO" in green at the top'),
     (VIDEO, "a green square moving to the right on a white background"),
 )
-NANO_NEXT = ((EDIT, "make the background yellow"), ("Ask", "how many objects are there?"))
+NANO_NEXT = ((EDIT, "make the background navy"), ("Ask", "how many objects are there?"))
 EXAMPLES = (
     (IMAGE, "a corgi astronaut on the moon, studio light"),
     (IMAGE, "a street in the rain at night, neon signs"),
