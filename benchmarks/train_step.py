@@ -1,6 +1,6 @@
 """One training step of the embedded model against its bare matrix products.
 
-    OMP_NUM_THREADS=1 python benchmarks/train_step.py [--tokens 3072] [--compile] [--fused] [--task t2i ...]
+    OMP_NUM_THREADS=1 python benchmarks/train_step.py [--tokens 3072] [--compile] [--fused] [--dtype float32] [--task t2i ...]
 
 For each task a bucket of random samples of typical length is run forward and backward. `share` is the time of the layers' products measured
 alone, in the same process and at the same shapes, over the time of the step: `linear` of the linear layers only, `share` of them and of
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import openlance
+from machine import describe_machine
 from openlance.data.batch import TrainingBatch, assemble
 from openlance.data.layout import Anchors, padded_length, stream_sizes
 from openlance.data.records import Words
@@ -28,6 +29,7 @@ from openlance.model.allocator import keep_freed_memory
 from openlance.model.attention import RowGroup
 from openlance.model.config import LanceConfig, TransformerConfig
 from openlance.model.lance import LanceModel
+from openlance.model.precision import fast_dtype
 from openlance.sequence.bind import Binder
 from openlance.sequence.template import OWN_WORDING
 from openlance.sequence.tokenizer import Tokenizer
@@ -73,7 +75,7 @@ Products = Iterator[tuple[Tensor, Tensor]]
 
 
 def random(*shape: int) -> Tensor:
-    return torch.randn(shape).bfloat16()
+    return torch.randn(shape)
 
 
 def linear_products(batch: TrainingBatch) -> Products:
@@ -97,9 +99,10 @@ def attention_products(groups: list[RowGroup]) -> Products:
             yield from 2 * ((q, k.mT), (weights, k), (weights.mT, q))
 
 
-def bare(products: Products, repeats: int) -> float:
+def bare(products: Products, repeats: int, dtype: torch.dtype) -> float:
     """CPU seconds of the products of all layers alone."""
-    return SIZES.num_hidden_layers * sum(cpu_time(lambda a=a, b=b: a @ b, 3 * repeats) for a, b in products)  # type: ignore[misc]
+    pairs = ((a.to(dtype), b.to(dtype)) for a, b in products)
+    return SIZES.num_hidden_layers * sum(cpu_time(lambda a=a, b=b: a @ b, 3 * repeats) for a, b in pairs)  # type: ignore[misc]
 
 
 def main() -> None:
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--fused", action="store_true", help="the library's attention instead of plain products")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the weights; default: what this processor multiplies fast")
     parser.add_argument("--task", nargs="*", default=list(CASES), choices=CASES)
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -117,12 +121,18 @@ def main() -> None:
     sizes = dataclasses.replace(SIZES, vocab_size=len(binder.tokenizer))
     model = LanceModel(LanceConfig(sizes, latent_channels=CHANNELS, prediction="data"))
     initialise(model, 0)
-    model.bfloat16()
+    dtype = getattr(torch, options.dtype) if options.dtype else fast_dtype("cpu")
+    model.to(dtype)
     if options.compile:
         compile_layers(model)
     attention: Attention = "fused" if options.fused else "plain"
     objective = Objective(attention=attention)
     keep_freed_memory()
+    print(
+        describe_machine(torch.get_num_threads()),
+        f"{str(dtype).removeprefix('torch.')}, {options.tokens} tokens, views {options.views}",
+        sep="\n  ",
+    )
     print(f"{'task':12} {'rows':>5} {'U':>5} {'G':>5} {'step ms':>8} {'bare ms':>8} {'tokens/s':>9} {'linear':>6} {'share':>6}")
     for task in options.task:
         sample = sample_of(task, binder)
@@ -136,8 +146,8 @@ def main() -> None:
             for parameter in model.parameters():
                 parameter.grad = None
 
-        seconds, linear = cpu_time(step, options.repeats), bare(linear_products(batch), options.repeats)
-        products = linear + bare(attention_products(ragged(model, batch, path, attention).groups), options.repeats)
+        seconds, linear = cpu_time(step, options.repeats), bare(linear_products(batch), options.repeats, dtype)
+        products = linear + bare(attention_products(ragged(model, batch, path, attention).groups), options.repeats, dtype)
         row = batch.rows[0]
         print(
             f"{task:12} {rows:5} {row.understanding:5} {row.generation:5} {seconds * 1e3:8.0f} {products * 1e3:8.0f} "
