@@ -18,6 +18,7 @@ import torch
 
 from openlance.engine.engine import Engine
 from openlance.engine.request import ImageSampling
+from openlance.eval.records import write_text
 from openlance.eval.statistics import change_between
 from openlance.pipeline import Lance
 from openlance.rl.prompts import Prompt, PromptSource
@@ -25,7 +26,7 @@ from openlance.rl.rewards import Reward, find_reward
 from openlance.rl.rollout import request_of
 
 FIRST = 50_100_000
-"""Index of the first prompt: beyond those of every recipe and of its evaluations."""
+"""Index of the first prompt: none that a recipe or its evaluations use."""
 BATCH = 16
 OTHERS = {"single": 1.0, "two": 1.0, "count": 1.0, "colour": 1.0, "position": 1.0, "attribute": 1.0, "dense": 1.0}
 Pairs = dict[str, list[float]]
@@ -39,9 +40,9 @@ def scores_of(lance: Lance, prompts: list[Prompt], rewards: dict[str, Reward]) -
         results = engine.run([request_of(prompt, ImageSampling(), seed=start + i) for i, prompt in enumerate(part)])
         clips = [result.clip for result in results if result.clip is not None]
         for name, reward in rewards.items():
-            for score in reward(clips, part):
+            for prompt, score in zip(part, reward(clips, part), strict=True):
                 if score is None or score.failed is not None:
-                    raise SystemExit(f"{name} cannot judge '{part[0].text}': {score.failed if score else 'nothing to judge'}")
+                    raise SystemExit(f"{name} cannot judge '{prompt.text}': {score.failed if score else 'nothing to judge'}")
                 for measure, value in {"value": score.value, **score.measures}.items():
                     found.setdefault(f"{name}.{measure}", []).append(value)
     return found
@@ -52,13 +53,14 @@ def main() -> int:
     parser.add_argument("models", nargs=2, metavar="MODEL")
     parser.add_argument("--words", type=int, default=480)
     parser.add_argument("--others", type=int, default=192)
-    parser.add_argument("--jsonl", type=Path, help="append every pair of scores to this file")
+    parser.add_argument("--jsonl", type=Path, help="every pair of scores, in place of what the file held")
     args = parser.parse_args()
     both = [Lance.from_pretrained(Path(name) if Path(name).exists() else name) for name in args.models]
     kinds = {
         "words": (PromptSource(world={"word": 1.0}, split="unseen words", first=FIRST), args.words, ("template_ocr", "ocr")),
         "others": (PromptSource(world=OTHERS, split="test", first=FIRST), args.others, ("world_judge",)),
     }
+    lines = []
     for kind, (source, count, names) in kinds.items():
         prompts = [source.prompt(index) for index in range(count)]
         rewards = {name: find_reward(name) for name in names}
@@ -68,12 +70,10 @@ def main() -> int:
             interval = f"{c.mean:+.3f} ({c.low:+.3f} to {c.high:+.3f})"
             counts = f"better {c.better}, worse {c.worse} of {c.pairs}"
             print(f"{kind:7} {measure:20} {c.before:.3f} -> {c.after:.3f}  {interval}  {counts}", flush=True)
-            if args.jsonl:
-                with args.jsonl.open("a") as file:
-                    file.writelines(
-                        json.dumps({"kind": kind, "prompt": p.text, "measure": measure, "scores": [a, b]}) + "\n"
-                        for p, a, b in zip(prompts, first, after[measure], strict=True)
-                    )
+            for prompt, *scores in zip(prompts, first, after[measure], strict=True):
+                lines.append(json.dumps({"kind": kind, "prompt": prompt.text, "measure": measure, "scores": scores}) + "\n")
+    if args.jsonl:
+        write_text(args.jsonl, "".join(lines))
     return 0
 
 

@@ -91,7 +91,10 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     text = write_card(tiny_lance(), stages, report, tmp_path / "out", file).read_text()
     assert "| unseen words | PP-OCR, which it was not trained on | exact | 0.500 | 0.750 | +0.250 [" in text
     assert " | 2 / 1 / 4 |" in text
+    assert "--run runs/nano/rl --pairs pairs.jsonl\n" in text
     text = write_card(tiny_lance(), stages, report, tmp_path / "out", averaged=("tasks", 0.4)).read_text()
+    assert "average_models.py runs/nano/tasks/model runs/nano/rl/model --share 0.6 -o" in text
+    assert "--averaged tasks 0.4\n" in text
     assert "an average: 0.6 of those after `rl` and 0.4 of those after `tasks`" in text
     for name, share in (("rl", 0.4), ("tasks", 1.0)):
         with pytest.raises(LanceError, match=f"averaged '{name}' {share:g}"):

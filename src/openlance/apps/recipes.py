@@ -87,12 +87,9 @@ def _stage_four(path: Path, overrides: Sequence[str]) -> Run:
     from openlance.rl.recipe import read_rl_recipe
 
     recipe = read_rl_recipe(path, overrides)
-    rollout = recipe.rollout
-    rewards = ", ".join(f"{weight:g} x {name}" for name, weight in recipe.rewards.items())
     lines = (
-        f"{recipe.name}: {recipe.objective}, {recipe.iterations} iterations of {rollout.prompts} prompts x {rollout.samples} samples",
+        *recipe.lines(),
         f"starts from {recipe.model.checkpoint or recipe.model.config}",
-        f"trains on {rewards}; watches {', '.join(recipe.watch) or 'nothing'}",
         f"output {recipe.output}; `openlance rl {path} --plan` measures how long it takes",
     )
     return Run(path, "stage four", recipe.output, lines, lambda: practise(recipe))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 IMAGE_FORMATS = ("png", "jpeg", "webp")
 VIDEO_FORMATS = ("mp4", "gif", "webp")
 PNG_LEVEL = 4
-"""2.5 times as fast as the usual 6 and more, files 1 to 4 % longer (pictures of 128 and 256 px of the embedded model, LOG.md)."""
+"""At least 2.5 times as fast as the usual 6, files 1 to 4 % longer (pictures of 128 and 256 px of the embedded model, LOG.md)."""
 
 
 def encode(clip: Clip, format: str) -> bytes:

@@ -121,7 +121,8 @@ def write_card(
     shown = _failures(report, report_folder, pictures)
     changed = [_changes(pairs)] if pairs else []
     training = [_training(stages, bool(panels)), *([_averaged(stages, *averaged)] if averaged else []), *changed]
-    parts = [_head(lance), _sizes(lance), *training, _scores(report), _limits(report, shown), _again(report, stages)]
+    again = _again(report, stages, pairs is not None, averaged)
+    parts = [_head(lance), _sizes(lance), *training, _scores(report), _limits(report, shown), again]
     write_text(output / "CARD.md", "\n\n".join(parts) + "\n")
     return output / "CARD.md"
 
@@ -291,16 +292,24 @@ def _failures(report: Report, folder: Path, pictures: Path) -> bool:
     return True
 
 
-def _again(report: Report, stages: Sequence[Stage]) -> str:
+def _again(report: Report, stages: Sequence[Stage], compared: bool, averaged: tuple[str, float] | None) -> str:
     order = ", ".join(stage.name for stage in stages)
-    commands = [
-        "make nano                                          # every stage in order",
-        f"openlance eval world --n {report.run['n']} --seed {report.run['seed']} --output eval-nano",
-        "python -m openlance.nano.card --report eval-nano " + " ".join(f"--run runs/nano/{stage.name}" for stage in stages),
-    ]
+    commands = ["make nano                                          # every stage of recipes/nano, in order"]
+    card = ["python -m openlance.nano.card --report eval-nano", *(f"--run runs/nano/{stage.name}" for stage in stages)]
+    if compared:
+        commands.append("python tools/compare_words.py BEFORE AFTER --jsonl pairs.jsonl   # models before and after stage four")
+        card.append("--pairs pairs.jsonl")
+    if averaged:
+        name, share = averaged
+        models = f"runs/nano/{name}/model runs/nano/{stages[-1].name}/model"
+        commands.append(f"python tools/average_models.py {models} --share {1 - share:.2g} -o runs/nano/average")
+        card.append(f"--averaged {name} {share:.2g}")
+    commands.append(f"openlance eval world --n {report.run['n']} --seed {report.run['seed']} --output eval-nano")
+    commands.append(" ".join(card))
     block = "\n".join(commands)
     weights = f"Weights digest `{report.run.get('weights', 'unknown')}`"
-    return f"## How to make it again\n\nStages in order: {order}. {_earlier(stages)} {weights}.\n\n```bash\n{block}\n```"
+    about = f"Stages in order: {order}. LOG.md tells of those that recipes/nano does not have. {_earlier(stages)} {weights}."
+    return f"## How to make it again\n\n{about}\n\n```bash\n{block}\n```"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

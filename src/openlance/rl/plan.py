@@ -29,15 +29,12 @@ class RlPlan:
 
     def lines(self, run: Run) -> list[str]:
         """The plan for people."""
-        recipe, rollout = run.recipe, run.recipe.rollout
-        steps = rollout.sampling.resolve(run.model.config).num_inference_steps
-        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in recipe.rewards.items())
+        recipe = run.recipe
+        steps = recipe.rollout.sampling.resolve(run.model.config).num_inference_steps
         adapters = "" if recipe.model.lora is None else f": {recipe.model.lora}"
         hours = self.seconds_per_iteration * recipe.iterations / 3600
         return [
-            f"{recipe.name}: {recipe.objective}, {recipe.iterations} iterations",
-            f"{rollout.prompts} prompts x {rollout.samples} samples of {steps} steps an iteration",
-            f"trains on {rewards}; watches {', '.join(recipe.watch) or 'nothing'}",
+            *recipe.lines(steps),
             f"{self.samples:,} samples, {self.updates:,} updates, {self.tokens_per_iteration:,} tokens an iteration",
             f"{self.learns:,} of {self.parameters:,} weights learn{adapters}",
             f"{self.nbytes / 2**30:.2f} GiB for weights, optimiser and copies, of which {self.copies / 2**20:,.1f} MiB for copies",

@@ -124,6 +124,16 @@ class RlRecipe:
     def total_updates(self) -> int:
         return self.iterations * self.passes * self.updates
 
+    def lines(self, steps: int | None = None) -> tuple[str, ...]:
+        """What the run does, for people; `steps`: of a sample, where they are known."""
+        samples = f"{self.rollout.prompts} prompts x {self.rollout.samples} samples" + (f" of {steps} steps" if steps else "")
+        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in self.rewards.items())
+        return (
+            f"{self.name}: {self.objective}, {self.iterations} iterations",
+            f"{samples} an iteration",
+            f"trains on {rewards}; watches {', '.join(self.watch) or 'nothing'}",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for records."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
