@@ -20,6 +20,8 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
+            # The event loop reports the end of an aborted connection later, after it has taken more: it must not count until then.
+            self.connections.discard(self)
             transport.abort()
         else:
             self._watch_head()
