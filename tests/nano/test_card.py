@@ -14,7 +14,7 @@ from openlance.eval.answerers import Answer, Ask, Truth
 from openlance.eval.report import make_report, write_report
 from openlance.eval.run import Evaluation, run
 from openlance.eval.suite import SUITES
-from openlance.nano.card import Stage, write_card
+from openlance.nano.card import Stage, main, write_card
 from openlance.nano.card_curves import Panel, curves_svg
 from tests.serve.tiny import tiny_lance
 
@@ -26,13 +26,16 @@ class Dumb:
         return [answer if ask.seed % 4 == 0 else "nothing" for answer, ask in zip(Truth().answer(asks), asks, strict=True)]
 
 
+def evaluate(folder: Path, suites: Sequence[str], n: int, weights: str = "abc") -> Path:
+    job = Evaluation([SUITES[name] for name in suites], n, 0, folder)
+    run(job, Dumb(), [Truth()])
+    write_report(make_report(job, {"model": "tiny", "weights": weights, "seed": 0, "n": n}), job)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    job = Evaluation([SUITES["ocr"], SUITES["grounding"]], 10, 0, folder)
-    run(job, Dumb(), [Truth()])
-    write_report(make_report(job, {"model": "tiny", "weights": "abc", "seed": 0, "n": 10}), job)
-    return folder
+    return evaluate(tmp_path_factory.mktemp("report"), ("ocr", "grounding"), 10)
 
 
 def stage(folder: Path) -> Stage:
@@ -47,7 +50,7 @@ def stage(folder: Path) -> Stage:
 
 def test_the_card_holds_every_recorded_number(tmp_path: Path, report: Path) -> None:
     lance = tiny_lance()
-    text = write_card(lance, [stage(tmp_path / "tasks")], report, tmp_path / "out").read_text()
+    text = write_card(lance, [stage(tmp_path / "tasks")], [report], tmp_path / "out").read_text()
     for row in json.loads((report / "report.json").read_text())["rows"]:
         score = row["score"]
         assert f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}] | {score['scores']} | 1.000" in text
@@ -63,10 +66,10 @@ def test_the_card_holds_every_recorded_number(tmp_path: Path, report: Path) -> N
 
 def test_a_run_that_went_on_from_others_says_so(tmp_path: Path, report: Path) -> None:
     stage(tmp_path / "tasks")
-    text = write_card(tiny_lance(), [Stage.read(tmp_path / "tasks")], report, tmp_path / "new").read_text()
+    text = write_card(tiny_lance(), [Stage.read(tmp_path / "tasks")], [report], tmp_path / "new").read_text()
     assert "went on from" not in text
     (tmp_path / "tasks" / "recipe.json").write_text(json.dumps({"model": {"checkpoint": "runs/before/model"}}))
-    text = write_card(tiny_lance(), [Stage.read(tmp_path / "tasks")], report, tmp_path / "more").read_text()
+    text = write_card(tiny_lance(), [Stage.read(tmp_path / "tasks")], [report], tmp_path / "more").read_text()
     assert text.count("`tasks` went on from weights of earlier runs (`runs/before/model`)") == 2
 
 
@@ -80,7 +83,7 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     (tmp_path / "rl" / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found))
     (tmp_path / "rl" / "recipe.json").write_text(json.dumps({"model": {"checkpoint": "runs/nano/tasks/model"}, "rewards": {"ocr": 1}}))
     stages = [stage(tmp_path / "tasks"), Stage.read(tmp_path / "rl")]
-    text = write_card(tiny_lance(), stages, report, tmp_path / "out").read_text()
+    text = write_card(tiny_lance(), stages, [report], tmp_path / "out").read_text()
     assert "| rl | 4 |  | 2.0 | loss 3, words exact 0.25 to 0.75, others exact 0.5 to 1 |" in text
     assert "Stages in order: tasks, rl." in text
     assert "words exact 0.75" in (tmp_path / "out/card/curves.svg").read_text()
@@ -88,37 +91,59 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     pairs = [{"kind": "words", "prompt": "a word", "measure": "ocr.exact", "scores": scores} for scores in ([0, 1], [0, 1], [1, 0], [1, 1])]
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    text = write_card(tiny_lance(), stages, report, tmp_path / "out", file).read_text()
+    text = write_card(tiny_lance(), stages, [report], tmp_path / "out", file).read_text()
     assert "| unseen words | PP-OCR, which it was not trained on | exact | 0.500 | 0.750 | +0.250 [" in text
     assert " | 2 / 1 / 4 |" in text
     assert "--run runs/nano/rl --pairs pairs.jsonl\n" in text
-    text = write_card(tiny_lance(), stages, report, tmp_path / "out", averaged=("tasks", 0.4)).read_text()
+    text = write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=("tasks", 0.4)).read_text()
     assert "average_models.py runs/nano/tasks/model runs/nano/rl/model --share 0.6 -o" in text
     assert "--averaged tasks 0.4\n" in text
     assert "an average: 0.6 of those after `rl` and 0.4 of those after `tasks`" in text
     for name, share in (("rl", 0.4), ("tasks", 1.0)):
         with pytest.raises(LanceError, match=f"averaged '{name}' {share:g}"):
-            write_card(tiny_lance(), stages, report, tmp_path / "out", averaged=(name, share))
+            write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=(name, share))
     for content in ("", "{}\n", '{"kind": "words", "measure": "a", "scores": [1]}\n'):
         file.write_text(content)
         with pytest.raises(LanceError, match=r"pairs\.jsonl.*compare_words"):
-            write_card(tiny_lance(), stages, report, tmp_path / "out", file)
+            write_card(tiny_lance(), stages, [report], tmp_path / "out", file)
 
 
 def test_a_card_is_of_one_model(tmp_path: Path, report: Path) -> None:
     lance = tiny_lance()
     object.__setattr__(lance.model.config, "name", "another")
     with pytest.raises(LanceError, match="is of the model 'tiny', the card is of 'another'"):
-        write_card(lance, [], report, tmp_path)
+        write_card(lance, [], [report], tmp_path)
     with pytest.raises(LanceError, match="run  openlance eval world"):
-        write_card(lance, [], tmp_path, tmp_path)
+        write_card(lance, [], [tmp_path], tmp_path)
     with pytest.raises(LanceError, match=r"has none of metrics\.jsonl"):
         Stage.read(tmp_path)
 
 
+def test_a_later_report_has_the_last_word_on_its_suites(tmp_path: Path, report: Path) -> None:
+    more = evaluate(tmp_path / "more", ("ocr",), 14)
+    text = write_card(tiny_lance(), [], [report, more], tmp_path / "out").read_text()
+    rows = {name: json.loads((folder / "report.json").read_text())["rows"] for name, folder in (("few", report), ("many", more))}
+    numbers = {name: [row["score"]["scores"] for row in found if row["suite"] == "ocr"] for name, found in rows.items()}
+    assert numbers["few"] != numbers["many"]
+    section = text.partition("### Reading words")[2].partition("###")[0]
+    assert [int(n) for n in re.findall(r"\] \| (\d+) \| 1\.000", section)] == numbers["many"]
+    assert text.count("openlance eval world --suite grounding --n 10 --seed 0") == 2
+    assert text.count("openlance eval world --suite ocr --n 14 --seed 0") == 2
+    assert "card --report eval-nano --report eval-nano-2" in text
+    other = evaluate(tmp_path / "other", ("grounding",), 10, weights="xyz")
+    with pytest.raises(LanceError, match=r"different weights .*abc.*xyz"):
+        write_card(tiny_lance(), [], [report, other], tmp_path / "out")
+
+
+def test_a_share_must_be_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--report", "eval", "--averaged", "tasks", "half"])
+    assert "the share 'half' must be a number" in capsys.readouterr().err
+
+
 def test_hours_that_were_not_written_down_are_not_made_up(tmp_path: Path, report: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 5, "loss": 1.0, "images": 34.25, "clips": 31.5}\n')
-    text = write_card(tiny_lance(), [Stage.read(tmp_path)], report, tmp_path / "out").read_text()
+    text = write_card(tiny_lance(), [Stage.read(tmp_path)], [report], tmp_path / "out").read_text()
     assert "| 5 |  | not recorded | loss 1, 34.2 dB PSNR, images, 31.5 dB PSNR, clips |" in text
     assert "curves.svg" not in text
 

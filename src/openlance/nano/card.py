@@ -1,4 +1,4 @@
-"""Writes the model card from the training runs' metrics and the report of an evaluation. No number in it is typed by hand.
+"""Writes the model card from the training runs' metrics and the reports of evaluations. No number in it is typed by hand.
 
 python -m openlance.nano.card --run runs/nano/tasks --run runs/nano/rl-nft --report eval-nano --pairs pairs.jsonl
 """
@@ -6,7 +6,7 @@ python -m openlance.nano.card --run runs/nano/tasks --run runs/nano/rl-nft --rep
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,34 +95,58 @@ def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
+def read_reports(folders: Sequence[Path], model: str) -> dict[Path, Report]:
+    """The reports of evaluations of one model by their folders. A suite that several have is the last one's.
+
+    Raises LanceError if one is missing or of another model, or if they are of different weights or seeds.
+    """
+    found: dict[Path, Report] = {}
+    for folder in folders:
+        path = folder / "report.json"
+        if not path.exists():
+            raise LanceError(f"there is no {path}: run  openlance eval world --output {folder}  first")
+        report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if report.run["model"] != model:
+            raise LanceError(f"{path} is of the model '{report.run['model']}', the card is of '{model}': evaluate this one")
+        suites = {row.suite for row in report.rows}
+        found = {earlier: _without(other, suites) for earlier, other in found.items()} | {folder: report}
+    for name in ("weights", "seed"):
+        values = {str(folder): report.run.get(name) for folder, report in found.items()}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{folder} {value}" for folder, value in values.items())
+            raise LanceError(f"the reports are of different {name} ({listed}): evaluate one model with one seed")
+    return {folder: report for folder, report in found.items() if report.rows}
+
+
+def _without(report: Report, suites: set[str]) -> Report:
+    rows, means = (tuple(row for row in kept if row.suite not in suites) for kept in (report.rows, report.means))
+    return replace(report, rows=rows, means=means)
+
+
 def write_card(
     lance: "Lance",
     stages: Sequence[Stage],
-    report_folder: Path,
+    report_folders: Sequence[Path],
     output: Path,
     pairs: Path | None = None,
     averaged: tuple[str, float] | None = None,
 ) -> Path:
-    """Write CARD.md and its pictures into `output`. Raises LanceError if the report is missing or of another model.
+    """Write CARD.md and its pictures into `output`. Raises LanceError as `read_reports` does.
 
     `pairs`: scores before and after stage four, of tools/compare_words.py. `averaged`: an earlier stage and its share in the weights,
     which are else those of the last one.
     """
-    path = report_folder / "report.json"
-    if not path.exists():
-        raise LanceError(f"there is no {path}: run  openlance eval world --output {report_folder}  first")
-    report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    if report.run["model"] != lance.config.name:
-        raise LanceError(f"{path} is of the model '{report.run['model']}', the card is of '{lance.config.name}': evaluate this one")
+    reports = read_reports(report_folders, lance.config.name)
     pictures = output / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
     if panels := _panels(stages):
         write_text(pictures / "curves.svg", curves_svg(panels))
-    shown = _failures(report, report_folder, pictures)
+    shown = _failures(reports, pictures)
     changed = [_changes(pairs)] if pairs else []
     training = [_training(stages, bool(panels)), *([_averaged(stages, *averaged)] if averaged else []), *changed]
-    again = _again(report, stages, pairs is not None, averaged)
-    parts = [_head(lance), _sizes(lance), *training, _scores(report), _limits(report, shown), again]
+    again = _again(reports, stages, pairs is not None, averaged)
+    rows = [row for report in reports.values() for row in report.rows]
+    parts = [_head(lance), _sizes(lance), *training, _scores(list(reports.values())), _limits(rows, shown), again]
     write_text(output / "CARD.md", "\n\n".join(parts) + "\n")
     return output / "CARD.md"
 
@@ -221,16 +245,23 @@ def _panels(stages: Sequence[Stage]) -> list[Panel]:
     return [panel for panel in panels if any(len(points) > 1 for points in panel.series.values())]
 
 
-def _scores(report: Report) -> str:
-    run = report.run
-    command = f"openlance eval world --n {run['n']} --seed {run['seed']}"
+def _command(report: Report, several: bool) -> str:
+    """How a report was made; with its suites where others have the rest."""
+    suites = "".join(f" --suite {suite}" for suite in dict.fromkeys(row.suite for row in report.rows)) if several else ""
+    return f"openlance eval world{suites} --n {report.run['n']} --seed {report.run['seed']}"
+
+
+def _scores(reports: Sequence[Report]) -> str:
+    commands = ", ".join(f"`{_command(report, len(reports) > 1)}`" for report in reports)
     about = (
-        f"On held-out seeds, {run['n']} prompts a category (`{command}`); brackets: 95 % intervals. *truth* and *autoencoder*: what "
+        f"On held-out seeds ({commands}); *n*: scores; brackets: their 95 % intervals. *truth* and *autoencoder*: what "
         "the judge gives the right answers, as they are and through the autoencoder. "
         "*Seen*: new scenes of the kinds that training had; the unseen conditions were held out of it."
     )
     blocks = [f"## Scores\n\n{about}"]
-    for suite in dict.fromkeys(row.suite for row in report.rows):
+    found = {row.suite: report for report in reports for row in report.rows}
+    for suite in (name for name in SUITES if name in found):
+        report = found[suite]
         rows = [row for row in (*report.rows, *report.means) if row.suite == suite]
         title = SUITES[suite].title + (f" (twin of {SUITES[suite].twin})" if SUITES[suite].twin else "")
         cells = [_score_cells(row, row in report.means) for row in sorted(rows, key=lambda row: (row.condition, row in report.means))]
@@ -253,12 +284,8 @@ def _score_cells(row: Row, mean: bool) -> tuple[str, ...]:
     )
 
 
-def _worst(report: Report) -> list[Row]:
-    return sorted((row for row in report.rows if row.score.mean < WEAK), key=lambda row: row.score.mean)
-
-
-def _limits(report: Report, shown: bool) -> str:
-    worst = _worst(report)
+def _limits(rows: Sequence[Row], shown: bool) -> str:
+    worst = sorted((row for row in rows if row.score.mean < WEAK), key=lambda row: row.score.mean)
     text = [
         "## What it cannot do",
         "It knows no photographs, no people and no word outside its vocabulary: anything else gives a picture from its own world. "
@@ -274,12 +301,13 @@ def _limits(report: Report, shown: bool) -> str:
     return "\n\n".join(text)
 
 
-def _failures(report: Report, folder: Path, pictures: Path) -> bool:
+def _failures(reports: dict[Path, Report], pictures: Path) -> bool:
     """A sheet of kept failures, the worst categories first. False when none were kept."""
     from openlance.media.read import read_image
 
     strips, labels = [], []
-    for row in sorted(report.rows, key=lambda row: row.score.mean)[: 4 * WORST_ROWS]:
+    rows = [(row, folder) for folder, report in reports.items() for row in report.rows]
+    for row, folder in sorted(rows, key=lambda found: found[0].score.mean)[: 4 * WORST_ROWS]:
         prefix = f"{row.suite}/{row.condition}/"
         kept = [r for r in RecordFile(folder / "records" / f"{row.suite}.jsonl").records.values() if r.strip and r.key.startswith(prefix)]
         mine = [r for r in kept if any(mark.label == row.category for mark in r.marks)][:STRIPS_A_ROW]
@@ -292,10 +320,12 @@ def _failures(report: Report, folder: Path, pictures: Path) -> bool:
     return True
 
 
-def _again(report: Report, stages: Sequence[Stage], compared: bool, averaged: tuple[str, float] | None) -> str:
+def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, averaged: tuple[str, float] | None) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = ["make nano                                          # every stage of recipes/nano, in order"]
-    card = ["python -m openlance.nano.card --report eval-nano", *(f"--run runs/nano/{stage.name}" for stage in stages)]
+    outputs = ["eval-nano", *(f"eval-nano-{number}" for number in range(2, len(reports) + 1))][: len(reports)]
+    card = ["python -m openlance.nano.card", *(f"--report {output}" for output in outputs)]
+    card += [f"--run runs/nano/{stage.name}" for stage in stages]
     if compared:
         commands.append("python tools/compare_words.py BEFORE AFTER --jsonl pairs.jsonl   # models before and after stage four")
         card.append("--pairs pairs.jsonl")
@@ -304,10 +334,12 @@ def _again(report: Report, stages: Sequence[Stage], compared: bool, averaged: tu
         models = f"runs/nano/{name}/model runs/nano/{stages[-1].name}/model"
         commands.append(f"python tools/average_models.py {models} --share {1 - share:.2g} -o runs/nano/average")
         card.append(f"--averaged {name} {share:.2g}")
-    commands.append(f"openlance eval world --n {report.run['n']} --seed {report.run['seed']} --output eval-nano")
+    several = len(reports) > 1
+    commands += [f"{_command(report, several)} --output {output}" for report, output in zip(reports.values(), outputs, strict=True)]
     commands.append(" ".join(card))
     block = "\n".join(commands)
-    weights = f"Weights digest `{report.run.get('weights', 'unknown')}`"
+    digest = next((report.run["weights"] for report in reports.values() if "weights" in report.run), "unknown")
+    weights = f"Weights digest `{digest}`"
     about = f"Stages in order: {order}. LOG.md tells of those that recipes/nano does not have. {_earlier(stages)} {weights}."
     return f"## How to make it again\n\n{about}\n\n```bash\n{block}\n```"
 
@@ -322,7 +354,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--run", action="append", type=Path, default=[], metavar="DIR", help="a training run, in order")
-    parser.add_argument("--report", type=Path, required=True, metavar="DIR", help="folder of openlance eval world")
+    parser.add_argument(
+        "--report",
+        action="append",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of openlance eval world; of several, a later one's suites count",
+    )
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="scores before and after stage four, of tools/compare_words.py --jsonl")
     parser.add_argument("--averaged", nargs=2, metavar=("STAGE", "SHARE"), help="an earlier stage whose weights were averaged in")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
@@ -330,7 +369,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from openlance.pipeline import Lance
 
     stages = [Stage.read(folder) for folder in args.run]
-    averaged = (args.averaged[0], float(args.averaged[1])) if args.averaged else None
+    try:
+        averaged = (args.averaged[0], float(args.averaged[1])) if args.averaged else None
+    except ValueError:
+        parser.error(f"--averaged: the share '{args.averaged[1]}' must be a number between 0 and 1")
     print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged))
 
 
