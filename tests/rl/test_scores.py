@@ -17,7 +17,7 @@ from openlance.rl.prompts import Prompt, PromptSource
 from openlance.rl.recipe import RlRecipe, read_rl_recipe
 from openlance.rl.rewards import Score, find_reward
 from openlance.rl.rewards.reading import agreement, distance
-from openlance.rl.scoring import Judges, RewardError
+from openlance.rl.scoring import Judges, RewardError, pooled
 from openlance.train.recipe import RecipeError
 from openlance.world.splits import splits
 from tests.rl.tiny import recipe_of
@@ -121,11 +121,22 @@ def test_a_watched_reward_that_fails_costs_no_sample() -> None:
 def test_a_reward_that_mostly_fails_stops_the_run() -> None:
     name = "tests.rl.test_scores:always_fails"
     with pytest.raises(RewardError, match=r"3 of 3 pictures.*offline"):
-        Judges({name: find_reward(name)}, {name: 1.0}).score([BLANK] * 3, [Prompt("x")] * 3)
+        pooled([Judges({name: find_reward(name)}, {name: 1.0}).score([BLANK] * 3, [Prompt("x")] * 3)])
     with pytest.raises(RewardError, match="2 scores for 3"):
         Judges({"short": lambda clips, prompts: [Score(1.0)] * 2}, {"short": 1.0}).score([BLANK] * 3, [Prompt("x")] * 3)
     with pytest.raises(RewardError, match="finite"):
         Judges({"wild": lambda clips, prompts: [Score(float("inf"))]}, {"wild": 1.0}).score([BLANK], [Prompt("x")])
+
+
+def test_what_fails_on_one_process_is_weighed_with_what_all_asked() -> None:
+    name = "tests.rl.test_scores:sometimes"
+    judges = Judges({name: find_reward(name)}, {name: 1.0})
+    fails, mends = (judges.score([BLANK] * len(texts), [Prompt(text) for text in texts]) for texts in ("12", "0303"))
+    whole = pooled([fails, mends])
+    assert (whole.failures, whole.asked) == ({name: 2}, {name: 6})
+    assert torch.isnan(whole.total).tolist() == [True, True, False, False, False, False]
+    with pytest.raises(RewardError, match=r"2 of 3 pictures, last with"):
+        pooled([fails, judges.score([BLANK], [Prompt("3")])])
 
 
 @pytest.mark.parametrize("name", ["beauty", "no_such_module:judge", "math:no_such_function", "math:pi"])

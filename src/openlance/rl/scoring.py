@@ -16,7 +16,7 @@ from openlance.rl.prompts import Prompt
 from openlance.rl.rewards import Reward, Score
 
 MOST_FAILED = 0.5
-"""Share of the asked pictures of one round that a reward may fail on."""
+"""Share of the asked pictures of one round, those of all processes, that a reward may fail on."""
 
 
 class RewardError(LanceError):
@@ -46,11 +46,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Scored:
-    """`total` (N,): weighted sum of a picture's rewards, nan where one failed. `tally`: of rewards and measures. `failures`: by reward."""
+    """`total` (N,): weighted sum of a picture's rewards, nan where one failed. `tally`: of rewards and measures. By reward, `asked`:
+    pictures that it judged or failed on; `failures`: those it failed on; `reasons`: why, the last time.
+    """
 
     total: Tensor
     tally: Tally
+    asked: Counter[str]
     failures: Counter[str]
+    reasons: dict[str, str]
 
     @property
     def means(self) -> dict[str, float]:
@@ -67,11 +71,19 @@ def together(tallies: Iterable[Tally]) -> Tally:
 
 
 def pooled(parts: Sequence[Scored]) -> Scored:
-    """Scores of several lots of pictures as of one."""
-    failures: Counter[str] = Counter()
+    """Scores of several lots of pictures, one of each process, as of one.
+
+    Raises RewardError for a reward that fails on more than half of all that it is asked.
+    """
+    asked, failures, reasons = Counter[str](), Counter[str](), dict[str, str]()
     for part in parts:
+        asked.update(part.asked)
         failures.update(part.failures)
-    return Scored(torch.cat([part.total for part in parts]), together(part.tally for part in parts), failures)
+        reasons.update(part.reasons)
+    for name, number in failures.items():
+        if number > MOST_FAILED * asked[name]:
+            raise RewardError(f"reward '{name}' failed on {number} of {asked[name]} pictures, last with: {reasons[name]}")
+    return Scored(torch.cat([part.total for part in parts]), together(part.tally for part in parts), asked, failures, reasons)
 
 
 class Judges:
@@ -82,22 +94,20 @@ class Judges:
         self.weights = dict(weights)
 
     def score(self, clips: Sequence[Clip], prompts: Sequence[Prompt], watch: bool = True) -> Scored:
-        """Judge pictures, each with its prompt; with `watch`, also by what is only watched.
+        """Judge pictures, each with its prompt; with `watch`, also by what is only watched. Whether too many failed, `pooled` tells.
 
-        Raises RewardError for a reward that fails on more than half of what it is asked.
+        Raises RewardError for a reward that breaks, or gives what is no score.
         """
         total = torch.zeros(len(clips), dtype=torch.float64)
-        tally, failures = Tally(), Counter[str]()
+        tally, asked, failures, why = Tally(), Counter[str](), Counter[str](), dict[str, str]()
         for name, reward in self.rewards.items():
             if not clips or (not watch and name not in self.weights):
                 continue
             scores = self._ask(name, reward, clips, prompts)
             reasons = [score.failed for score in scores if score and score.failed is not None]
-            asked = sum(score is not None for score in scores)
-            if reasons and len(reasons) > MOST_FAILED * asked:
-                raise RewardError(f"reward '{name}' failed on {len(reasons)} of {asked} pictures, last with: {reasons[-1]}")
+            asked[name] = sum(score is not None for score in scores)
             if reasons:
-                failures[name] = len(reasons)
+                failures[name], why[name] = len(reasons), reasons[-1]
             for i, score in enumerate(scores):
                 if score is None:
                     continue
@@ -106,7 +116,7 @@ class Judges:
                     for measure, value in score.measures.items():
                         tally.add(f"{name}.{measure}", value)
                 total[i] += self.weights.get(name, 0.0) * (score.value if score.failed is None else self._missing(name))
-        return Scored(total, tally, failures)
+        return Scored(total, tally, asked, failures, why)
 
     def _ask(self, name: str, reward: Reward, clips: Sequence[Clip], prompts: Sequence[Prompt]) -> Sequence[Score | None]:
         try:
