@@ -95,13 +95,20 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     assert "| unseen words | PP-OCR, which it was not trained on | exact | 0.500 | 0.750 | +0.250 [" in text
     assert " | 2 / 1 / 4 |" in text
     assert "--run runs/nano/rl --pairs pairs.jsonl\n" in text
-    text = write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=("tasks", 0.4)).read_text()
+    text = write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=[("tasks", 0.4)]).read_text()
     assert "average_models.py runs/nano/tasks/model runs/nano/rl/model --share 0.6 -o" in text
     assert "--averaged tasks 0.4\n" in text
-    assert "an average: 0.6 of those after `rl` and 0.4 of those after `tasks`" in text
+    assert "an average: 0.4 of those after `tasks`, 0.6 of those after `rl` (tools" in text
+    three = [*stages, Stage("last", [], [])]
+    text = write_card(tiny_lance(), three, [report], tmp_path / "out", averaged=[("tasks", 0.16), ("rl", 0.24)]).read_text()
+    assert "average_models.py runs/nano/tasks/model runs/nano/rl/model --share 0.6 -o runs/nano/average-1\n" in text
+    assert "average_models.py runs/nano/average-1 runs/nano/last/model --share 0.6 -o runs/nano/average-2\n" in text
+    assert "0.16 of those after `tasks`, 0.24 of those after `rl`, 0.6 of those after `last`" in text
+    with pytest.raises(LanceError, match=r"add up to 1\.1"):
+        write_card(tiny_lance(), three, [report], tmp_path / "out", averaged=[("tasks", 0.5), ("rl", 0.6)])
     for name, share in (("rl", 0.4), ("tasks", 1.0)):
         with pytest.raises(LanceError, match=f"averaged '{name}' {share:g}"):
-            write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=(name, share))
+            write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=[(name, share)])
     for content in ("", "{}\n", '{"kind": "words", "measure": "a", "scores": [1]}\n'):
         file.write_text(content)
         with pytest.raises(LanceError, match=r"pairs\.jsonl.*compare_words"):
@@ -138,7 +145,7 @@ def test_a_later_report_has_the_last_word_on_its_suites(tmp_path: Path, report: 
 def test_a_share_must_be_a_number(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--report", "eval", "--averaged", "tasks", "half"])
-    assert "the share 'half' must be a number" in capsys.readouterr().err
+    assert "shares must be numbers between 0 and 1: could not convert string to float: 'half'" in capsys.readouterr().err
 
 
 def test_hours_that_were_not_written_down_are_not_made_up(tmp_path: Path, report: Path) -> None:

@@ -129,12 +129,12 @@ def write_card(
     report_folders: Sequence[Path],
     output: Path,
     pairs: Path | None = None,
-    averaged: tuple[str, float] | None = None,
+    averaged: Sequence[tuple[str, float]] = (),
 ) -> Path:
     """Write CARD.md and its pictures into `output`. Raises LanceError as `read_reports` does.
 
-    `pairs`: scores before and after stage four, of tools/compare_words.py. `averaged`: an earlier stage and its share in the weights,
-    which are else those of the last one.
+    `pairs`: scores before and after stage four, of tools/compare_words.py. `averaged`: earlier stages and their shares in the weights;
+    the rest are those of the last one.
     """
     reports = read_reports(report_folders, lance.config.name)
     pictures = output / PICTURES
@@ -143,7 +143,7 @@ def write_card(
         write_text(pictures / "curves.svg", curves_svg(panels))
     shown = _failures(reports, pictures)
     changed = [_changes(pairs)] if pairs else []
-    training = [_training(stages, bool(panels)), *([_averaged(stages, *averaged)] if averaged else []), *changed]
+    training = [_training(stages, bool(panels)), *([_averaged(stages, averaged)] if averaged else []), *changed]
     again = _again(reports, stages, pairs is not None, averaged)
     rows = [row for report in reports.values() for row in report.rows]
     parts = [_head(lance), _sizes(lance), *training, _scores(list(reports.values())), _limits(rows, shown), again]
@@ -161,14 +161,29 @@ def _head(lance: "Lance") -> str:
     return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
 
 
-def _averaged(stages: Sequence[Stage], name: str, share: float) -> str:
-    """What to say of weights between those of two stages. Raises LanceError for a name that is no stage."""
-    if name not in [stage.name for stage in stages[:-1]] or not 0 < share < 1:
-        raise LanceError(f"averaged '{name}' {share:g} must be an earlier stage and its share between 0 and 1")
-    return (
-        f"The weights are an average: {1 - share:.2g} of those after `{stages[-1].name}` and {share:.2g} of those after `{name}` "
-        "(tools/average_models.py)."
-    )
+def _averaged(stages: Sequence[Stage], averaged: Sequence[tuple[str, float]]) -> str:
+    """What to say of weights between those of several stages. Raises LanceError for a name that is no stage."""
+    for name, share in averaged:
+        if name not in [stage.name for stage in stages[:-1]] or not 0 < share < 1:
+            raise LanceError(f"averaged '{name}' {share:g} must be an earlier stage and its share between 0 and 1")
+    rest = 1 - sum(share for _, share in averaged)
+    if rest <= 0:
+        raise LanceError(f"averaged shares add up to {1 - rest:g}, which leaves nothing of the last stage: they must stay below 1")
+    shares = ", ".join(f"{share:.2g} of those after `{name}`" for name, share in (*averaged, (stages[-1].name, rest)))
+    return f"The weights are an average: {shares} (tools/average_models.py)."
+
+
+def _averaging(stages: Sequence[Stage], averaged: Sequence[tuple[str, float]]) -> list[str]:
+    """The commands that average, two models at a time."""
+    (before, total), *others = averaged
+    folder = f"runs/nano/{before}/model"
+    commands = []
+    for number, (name, share) in enumerate((*others, (stages[-1].name, 1 - sum(share for _, share in averaged))), 1):
+        total += share
+        output = f"runs/nano/average-{number}"
+        commands.append(f"python tools/average_models.py {folder} runs/nano/{name}/model --share {share / total:.2g} -o {output}")
+        folder = output
+    return commands
 
 
 def _changes(pairs: Path) -> str:
@@ -320,7 +335,7 @@ def _failures(reports: dict[Path, Report], pictures: Path) -> bool:
     return True
 
 
-def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, averaged: tuple[str, float] | None) -> str:
+def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, averaged: Sequence[tuple[str, float]]) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = ["make nano                                          # every stage of recipes/nano, in order"]
     outputs = ["eval-nano", *(f"eval-nano-{number}" for number in range(2, len(reports) + 1))][: len(reports)]
@@ -330,10 +345,8 @@ def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool,
         commands.append("python tools/compare_words.py BEFORE AFTER --jsonl pairs.jsonl   # models before and after stage four")
         card.append("--pairs pairs.jsonl")
     if averaged:
-        name, share = averaged
-        models = f"runs/nano/{name}/model runs/nano/{stages[-1].name}/model"
-        commands.append(f"python tools/average_models.py {models} --share {1 - share:.2g} -o runs/nano/average")
-        card.append(f"--averaged {name} {share:.2g}")
+        commands += _averaging(stages, averaged)
+        card += [f"--averaged {name} {share:.2g}" for name, share in averaged]
     several = len(reports) > 1
     commands += [f"{_command(report, several)} --output {output}" for report, output in zip(reports.values(), outputs, strict=True)]
     commands.append(" ".join(card))
@@ -363,16 +376,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folder of openlance eval world; of several, a later one's suites count",
     )
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="scores before and after stage four, of tools/compare_words.py --jsonl")
-    parser.add_argument("--averaged", nargs=2, metavar=("STAGE", "SHARE"), help="an earlier stage whose weights were averaged in")
+    parser.add_argument(
+        "--averaged",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("STAGE", "SHARE"),
+        help="an earlier stage whose weights were averaged in",
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
     args = parser.parse_args(arguments)
     from openlance.pipeline import Lance
 
     stages = [Stage.read(folder) for folder in args.run]
     try:
-        averaged = (args.averaged[0], float(args.averaged[1])) if args.averaged else None
-    except ValueError:
-        parser.error(f"--averaged: the share '{args.averaged[1]}' must be a number between 0 and 1")
+        averaged = [(name, float(share)) for name, share in args.averaged]
+    except ValueError as error:
+        parser.error(f"--averaged: shares must be numbers between 0 and 1: {error}")
     print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged))
 
 
