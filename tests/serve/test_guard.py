@@ -91,7 +91,7 @@ def test_half_requests_are_dropped_and_bounded(start):
             connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\n" if i % 2 else b"G")
         except OSError:
             continue
-        assert len(running.server.server_state.connections) <= 20
+        assert len(running.server.server_state.connections) <= 21  # one may just be refused
     assert all(dropped(connection) for connection in crowd)
     assert len(running.server.server_state.connections) <= 20
     with running.http() as http:

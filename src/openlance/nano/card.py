@@ -137,14 +137,15 @@ def write_card(
     the rest are those of the last one.
     """
     reports = read_reports(report_folders, lance.config.name)
+    shares, panels = _shares(stages, averaged), _panels(stages)
+    changed = [_changes(pairs)] if pairs else []
+    training = [_training(stages, bool(panels)), *([_averaged(shares)] if shares else []), *changed]
+    again = _again(reports, stages, pairs is not None, shares)
     pictures = output / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
-    if panels := _panels(stages):
+    if panels:
         write_text(pictures / "curves.svg", curves_svg(panels))
     shown = _failures(reports, pictures)
-    changed = [_changes(pairs)] if pairs else []
-    training = [_training(stages, bool(panels)), *([_averaged(stages, averaged)] if averaged else []), *changed]
-    again = _again(reports, stages, pairs is not None, averaged)
     rows = [row for report in reports.values() for row in report.rows]
     parts = [_head(lance), _sizes(lance), *training, _scores(list(reports.values())), _limits(rows, shown), again]
     write_text(output / "CARD.md", "\n\n".join(parts) + "\n")
@@ -161,24 +162,33 @@ def _head(lance: "Lance") -> str:
     return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
 
 
-def _averaged(stages: Sequence[Stage], averaged: Sequence[tuple[str, float]]) -> str:
-    """What to say of weights between those of several stages. Raises LanceError for a name that is no stage."""
+Shares = Sequence[tuple[str, float]]
+"""Stages and their shares in weights that are an average."""
+
+
+def _shares(stages: Sequence[Stage], averaged: Shares) -> Shares:
+    """All shares: the last stage has what the earlier ones leave. Raises LanceError for a name that is no stage, or if nothing is left."""
     for name, share in averaged:
         if name not in [stage.name for stage in stages[:-1]] or not 0 < share < 1:
             raise LanceError(f"averaged '{name}' {share:g} must be an earlier stage and its share between 0 and 1")
     rest = 1 - sum(share for _, share in averaged)
     if rest <= 0:
         raise LanceError(f"averaged shares add up to {1 - rest:g}, which leaves nothing of the last stage: they must stay below 1")
-    shares = ", ".join(f"{share:.2g} of those after `{name}`" for name, share in (*averaged, (stages[-1].name, rest)))
-    return f"The weights are an average: {shares} (tools/average_models.py)."
+    return [*averaged, (stages[-1].name, rest)] if averaged else []
 
 
-def _averaging(stages: Sequence[Stage], averaged: Sequence[tuple[str, float]]) -> list[str]:
+def _averaged(shares: Shares) -> str:
+    """What to say of weights between those of several stages."""
+    listed = ", ".join(f"{share:.2g} of those after `{name}`" for name, share in shares)
+    return f"The weights are an average: {listed} (tools/average_models.py)."
+
+
+def _averaging(shares: Shares) -> list[str]:
     """The commands that average, two models at a time."""
-    (before, total), *others = averaged
-    folder = f"runs/nano/{before}/model"
+    (first, total), *others = shares
+    folder = f"runs/nano/{first}/model"
     commands = []
-    for number, (name, share) in enumerate((*others, (stages[-1].name, 1 - sum(share for _, share in averaged))), 1):
+    for number, (name, share) in enumerate(others, 1):
         total += share
         output = f"runs/nano/average-{number}"
         commands.append(f"python tools/average_models.py {folder} runs/nano/{name}/model --share {share / total:.2g} -o {output}")
@@ -335,7 +345,7 @@ def _failures(reports: dict[Path, Report], pictures: Path) -> bool:
     return True
 
 
-def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, averaged: Sequence[tuple[str, float]]) -> str:
+def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, shares: Shares) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = ["make nano                                          # every stage of recipes/nano, in order"]
     outputs = ["eval-nano", *(f"eval-nano-{number}" for number in range(2, len(reports) + 1))][: len(reports)]
@@ -344,9 +354,9 @@ def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool,
     if compared:
         commands.append("python tools/compare_words.py BEFORE AFTER --jsonl pairs.jsonl   # models before and after stage four")
         card.append("--pairs pairs.jsonl")
-    if averaged:
-        commands += _averaging(stages, averaged)
-        card += [f"--averaged {name} {share:.2g}" for name, share in averaged]
+    if shares:
+        commands += _averaging(shares)
+        card += [f"--averaged {name} {share:.2g}" for name, share in shares[:-1]]
     several = len(reports) > 1
     commands += [f"{_command(report, several)} --output {output}" for report, output in zip(reports.values(), outputs, strict=True)]
     commands.append(" ".join(card))
