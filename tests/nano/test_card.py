@@ -7,10 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from PIL import Image
 
 from openlance.errors import LanceError
 from openlance.eval.answerers import Answer, Ask, Truth
+from openlance.eval.records import weights_digest
 from openlance.eval.report import make_report, write_report
 from openlance.eval.run import Evaluation, run
 from openlance.eval.suite import SUITES
@@ -26,10 +28,10 @@ class Dumb:
         return [answer if ask.seed % 4 == 0 else "nothing" for answer, ask in zip(Truth().answer(asks), asks, strict=True)]
 
 
-def evaluate(folder: Path, suites: Sequence[str], n: int, weights: str = "abc") -> Path:
-    job = Evaluation([SUITES[name] for name in suites], n, 0, folder)
+def evaluate(folder: Path, suites: Sequence[str], n: int, seed: int = 0) -> Path:
+    job = Evaluation([SUITES[name] for name in suites], n, seed, folder)
     run(job, Dumb(), [Truth()])
-    write_report(make_report(job, {"model": "tiny", "weights": weights, "seed": 0, "n": n}), job)
+    write_report(make_report(job, {"model": "tiny", "weights": weights_digest(tiny_lance()), "seed": seed, "n": n}), job)
     return folder
 
 
@@ -120,8 +122,17 @@ def test_a_card_is_of_one_model(tmp_path: Path, report: Path) -> None:
     object.__setattr__(lance.model.config, "name", "another")
     with pytest.raises(LanceError, match="is of the model 'tiny', the card is of 'another'"):
         write_card(lance, [], [report], tmp_path)
+    lance = tiny_lance()
+    with torch.no_grad():
+        next(lance.model.parameters()).view(-1)[0] += 1
+    with pytest.raises(LanceError, match=f"is of the weights '{weights_digest(tiny_lance())}', the card is of '{weights_digest(lance)}'"):
+        write_card(lance, [], [report], tmp_path)
     with pytest.raises(LanceError, match="run  openlance eval world"):
         write_card(lance, [], [tmp_path], tmp_path)
+    for content in ("", "[]", "{}", '{"run": {}, "rows": [{}], "means": []}', '{"run": 1, "rows": [], "means": []}'):
+        (tmp_path / "report.json").write_text(content)
+        with pytest.raises(LanceError, match=r"report\.json is not the report of an evaluation .*eval world --output"):
+            write_card(lance, [], [tmp_path], tmp_path)
     with pytest.raises(LanceError, match=r"has none of metrics\.jsonl"):
         Stage.read(tmp_path)
 
@@ -137,9 +148,16 @@ def test_a_later_report_has_the_last_word_on_its_suites(tmp_path: Path, report: 
     assert text.count("openlance eval world --suite grounding --n 10 --seed 0") == 2
     assert text.count("openlance eval world --suite ocr --n 14 --seed 0") == 2
     assert "card --report eval-nano --report eval-nano-2" in text
-    other = evaluate(tmp_path / "other", ("grounding",), 10, weights="xyz")
-    with pytest.raises(LanceError, match=r"different weights .*abc.*xyz"):
+    other = evaluate(tmp_path / "other", ("grounding",), 10, seed=1)
+    with pytest.raises(LanceError, match=r"different seeds .*0.*1"):
         write_card(tiny_lance(), [], [report, other], tmp_path / "out")
+
+
+def test_weights_are_known_again_in_another_precision() -> None:
+    one, other = tiny_lance(torch.bfloat16), tiny_lance(torch.bfloat16)
+    other.model.float()
+    assert next(other.model.parameters()).dtype == torch.float32
+    assert weights_digest(one) == weights_digest(other)
 
 
 def test_a_share_must_be_a_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,15 +58,21 @@ class RecordFile:
 
 
 def fingerprint(lance: "Lance", parameters: dict[str, Any], seed: int) -> dict[str, Any]:
-    """What results belong to: the model (a digest of its configuration and of both ends of every tensor), parameters and seed."""
+    """What results belong to: the model, its weights, parameters and seed."""
+    return {"model": lance.config.name, "weights": weights_digest(lance), "parameters": parameters, "seed": seed}
+
+
+def weights_digest(lance: "Lance") -> str:
+    """16 hexadecimal digits of the configuration and of both ends of every tensor, the same whether weights that are stored in bfloat16
+    are computed with in it or in float32."""
     import torch
 
     digest = hashlib.sha256(json.dumps(lance.config.to_dict(), sort_keys=True).encode())
     for name, tensor in lance.model.state_dict().items():
         flat = tensor.detach().flatten()
-        ends = torch.cat([flat[:256], flat[-256:]]).cpu().contiguous()
+        ends = torch.cat([flat[:256], flat[-256:]]).float().cpu().contiguous()
         digest.update(name.encode() + ends.view(torch.uint8).numpy().tobytes())
-    return {"model": lance.config.name, "weights": digest.hexdigest()[:16], "parameters": parameters, "seed": seed}
+    return digest.hexdigest()[:16]
 
 
 def claim(folder: Path, mine: dict[str, Any]) -> None:

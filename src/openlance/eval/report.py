@@ -51,7 +51,7 @@ class Report:
     def from_dict(cls, raw: dict[str, Any]) -> "Report":
         """Inverse of `to_dict`."""
         rows, means = (tuple(Row(**{**row, "score": Estimate(**row["score"])}) for row in raw[name]) for name in ("rows", "means"))
-        return cls(raw["run"], rows, means)
+        return cls(dict(raw["run"]), rows, means)
 
     def mean(self, suite: str, condition: str = "ring 1, seen") -> Row | None:
         """The mean of a suite under a condition, or its only row."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openlance.errors import LanceError
-from openlance.eval.records import RecordFile, write_text
+from openlance.eval.records import RecordFile, weights_digest, write_text
 from openlance.eval.report import Report, Row
 from openlance.eval.sheet import sheet
 from openlance.eval.suite import SUITES
@@ -95,27 +95,36 @@ def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
-def read_reports(folders: Sequence[Path], model: str) -> dict[Path, Report]:
+def read_reports(folders: Sequence[Path], lance: "Lance") -> dict[Path, Report]:
     """The reports of evaluations of one model by their folders. A suite that several have is the last one's.
 
-    Raises LanceError if one is missing or of another model, or if they are of different weights or seeds.
+    Raises LanceError if one is missing, broken, or of another model or other weights, or if they are of different seeds.
     """
     found: dict[Path, Report] = {}
+    mine = {"model": lance.config.name, "weights": weights_digest(lance)}
     for folder in folders:
-        path = folder / "report.json"
-        if not path.exists():
-            raise LanceError(f"there is no {path}: run  openlance eval world --output {folder}  first")
-        report = Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        if report.run["model"] != model:
-            raise LanceError(f"{path} is of the model '{report.run['model']}', the card is of '{model}': evaluate this one")
+        report = _read_report(folder)
+        for name, value in mine.items():
+            if report.run.get(name) != value:
+                raise LanceError(f"{folder} is of the {name} '{report.run.get(name)}', the card is of '{value}': evaluate this model")
         suites = {row.suite for row in report.rows}
         found = {earlier: _without(other, suites) for earlier, other in found.items()} | {folder: report}
-    for name in ("weights", "seed"):
-        values = {str(folder): report.run.get(name) for folder, report in found.items()}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{folder} {value}" for folder, value in values.items())
-            raise LanceError(f"the reports are of different {name} ({listed}): evaluate one model with one seed")
+    seeds = {str(folder): report.run.get("seed") for folder, report in found.items()}
+    if len(set(seeds.values())) > 1:
+        listed = ", ".join(f"{folder} {seed}" for folder, seed in seeds.items())
+        raise LanceError(f"the reports are of different seeds ({listed}): evaluate with one seed")
     return {folder: report for folder, report in found.items() if report.rows}
+
+
+def _read_report(folder: Path) -> Report:
+    path = folder / "report.json"
+    remedy = f"run  openlance eval world --output {folder}"
+    if not path.exists():
+        raise LanceError(f"there is no {path}: {remedy}  first")
+    try:
+        return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LanceError(f"{path} is not the report of an evaluation ({error!r}): {remedy}  again") from error
 
 
 def _without(report: Report, suites: set[str]) -> Report:
@@ -136,7 +145,7 @@ def write_card(
     `pairs`: scores before and after stage four, of tools/compare_words.py. `averaged`: earlier stages and their shares in the weights;
     the rest are those of the last one.
     """
-    reports = read_reports(report_folders, lance.config.name)
+    reports = read_reports(report_folders, lance)
     shares, panels = _shares(stages, averaged), _panels(stages)
     changed = [_changes(pairs)] if pairs else []
     training = [_training(stages, bool(panels)), *([_averaged(shares)] if shares else []), *changed]
@@ -361,7 +370,7 @@ def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool,
     commands += [f"{_command(report, several)} --output {output}" for report, output in zip(reports.values(), outputs, strict=True)]
     commands.append(" ".join(card))
     block = "\n".join(commands)
-    digest = next((report.run["weights"] for report in reports.values() if "weights" in report.run), "unknown")
+    digest = next((report.run["weights"] for report in reports.values()), "unknown")
     weights = f"Weights digest `{digest}`"
     about = f"Stages in order: {order}. LOG.md tells of those that recipes/nano does not have. {_earlier(stages)} {weights}."
     return f"## How to make it again\n\n{about}\n\n```bash\n{block}\n```"
