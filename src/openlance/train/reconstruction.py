@@ -94,8 +94,7 @@ class AutoencoderStage:
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe
         self.module = Autoencoder(recipe.model)
-        if recipe.start_from:
-            start_from(self.module, recipe.start_from)
+        self._began_from = start_from(self.module, recipe.start_from) if recipe.start_from else None
         if recipe.freeze_encoder:
             for part in (self.module.encoder_in, self.module.encoder, self.module.encoder_norm, self.module.encoder_out):
                 part.requires_grad_(False)
@@ -145,13 +144,14 @@ class AutoencoderStage:
 
     def export(self, folder: Path) -> None:
         """Latent statistics are measured on 400 training images and 60 clips, unless the encoder is an earlier one's."""
-        if self.recipe.freeze_encoder:
-            mean, std = self.module.latents_mean.float(), self.module.latents_std.float()
+        if self.recipe.freeze_encoder and self._began_from:
+            # Not the module's own, which may have been rounded with its weights: what was encoded before must stay valid to the bit.
+            mean, std = list(self._began_from.latents_mean), list(self._began_from.latents_std)
         else:
             latents = torch.cat([self._encode_some(images=400), self._encode_some(clips=60)])
             # Rounded, so that a module cast to bfloat16 normalises exactly as one in float32.
-            mean, std = latents.mean(0).bfloat16().float(), latents.std(0).bfloat16().float()
-        values = {**asdict(self.recipe.model), "latents_mean": mean.tolist(), "latents_std": std.tolist()}
+            mean, std = latents.mean(0).bfloat16().tolist(), latents.std(0).bfloat16().tolist()
+        values = {**asdict(self.recipe.model), "latents_mean": mean, "latents_std": std}
         write_encoder(folder, self.module, {"class": "light", **values})
 
     @torch.no_grad()
@@ -164,8 +164,9 @@ class AutoencoderStage:
 
 
 @torch.no_grad()
-def start_from(model: Autoencoder, folder: Path) -> None:
+def start_from(model: Autoencoder, folder: Path) -> AutoencoderConfig:
     """Take over exported weights, in place. Where `model` has more blocks than they have, the new ones start by doing nothing.
+    Returns the configuration that they were exported with.
 
     Raises LanceError if the weights have more blocks than `model` or other widths.
     """
@@ -181,6 +182,7 @@ def start_from(model: Autoencoder, folder: Path) -> None:
             model.get_submodule(name).load_state_dict(child.state_dict())
     model.latents_mean.copy_(old.latents_mean)
     model.latents_std.copy_(old.latents_std)
+    return old.config
 
 
 def _grow(layers: nn.Module, old: nn.ModuleList, complaint: str) -> None:
