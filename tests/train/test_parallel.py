@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from openlance.errors import LanceError
+from openlance.train import parallel
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.loop import train
-from openlance.train.parallel import Ranks, joined
+from openlance.train.parallel import Ranks, buckets, joined
 from tests.train.tiny import tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +110,17 @@ def test_a_cache_without_shards_stops_all_processes_in_one_sentence(tmp_path: Pa
     done = torchrun("-m", "openlance.train.loop", str(tmp_path / "recipe.yaml"), fails=True)
     assert f"source 't2i' is empty: {tmp_path / 'cache' / 't2i'} has 0 complete shards; fill it" in done.stderr
     assert not (recipe.output / "metrics.jsonl").exists()
+
+
+def test_gradients_are_put_together_in_order_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "BUCKET_BYTES", 24)
+    sizes = {torch.float32: (3, 3, 1), torch.bfloat16: (3, 9, 1)}
+    tensors = [torch.ones(n, dtype=dtype) for dtype, numbers in sizes.items() for n in numbers]
+    found = buckets(tensors)
+    assert [[tensor.numel() for tensor in bucket] for bucket in found] == [[3, 3], [1], [3, 9], [1]]
+    assert [id(tensor) for bucket in found for tensor in bucket] == [id(tensor) for tensor in tensors]
+    assert [bucket[0].numel() for bucket in buckets([torch.ones(100), torch.ones(1)])] == [100, 1]
+    assert buckets([]) == []
 
 
 def test_alone_nothing_is_exchanged() -> None:

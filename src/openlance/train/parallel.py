@@ -27,6 +27,8 @@ _exchange: Any = dist
 """Its collective functions carry no types."""
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other: hooks of an export may take long. torchrun ends all of them at once if one fails."""
+BUCKET_BYTES = 32 << 20
+"""Gradients exchanged at once: one exchange for each costs five times as much between two processes of the embedded model (LOG.md)."""
 SAME = 1e-4
 """Relative difference of a weight's norm above which two processes hold different models."""
 
@@ -95,13 +97,17 @@ class Ranks:
         """Give all ranks the sum of their gradients. One without a gradient brings zeros: all ranks must join every exchange."""
         if not self.several:
             return
-        work: list[Any] = []
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            work.append(_exchange.all_reduce(weight.grad, async_op=True))
-        for each in work:
+        work: list[tuple[Any, list[Tensor], Tensor]] = []
+        for bucket in buckets([weight.grad for weight in weights if weight.grad is not None]):
+            whole = torch.cat([gradient.flatten() for gradient in bucket])
+            work.append((_exchange.all_reduce(whole, async_op=True), bucket, whole))
+        for each, bucket, whole in work:
             each.wait()
+            sums = torch.split(whole, [gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(sums, bucket, strict=True)])
 
     def check_same(self, what: str, masters: Sequence[Tensor]) -> None:
         """Raises LanceError, on every rank that differs, if weights are not those of rank 0: `what` says when."""
@@ -111,6 +117,20 @@ class Ranks:
         theirs = self.first(ours)
         if len(ours) != len(theirs) or not all(math.isclose(a, b, rel_tol=SAME) for a, b in zip(ours, theirs, strict=True)):
             raise LanceError(f"{what} rank {self.rank} holds other weights than rank 0: give all processes the same recipe and files")
+
+
+def buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tensors in their order, in runs of one dtype and device and of at most BUCKET_BYTES (a larger tensor is alone)."""
+    found: list[list[Tensor]] = []
+    room = 0
+    for tensor in tensors:
+        alike = bool(found) and (found[-1][0].dtype, found[-1][0].device) == (tensor.dtype, tensor.device)
+        if not alike or tensor.nbytes > room:
+            found.append([])
+            room = BUCKET_BYTES
+        found[-1].append(tensor)
+        room -= tensor.nbytes
+    return found
 
 
 def local(tensor: Tensor) -> Tensor:
