@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import time
+from collections.abc import Iterator
 
 import httpx
 import openai
@@ -62,13 +64,19 @@ def test_pages_of_other_sites_are_kept_out(server):
         assert http.get("/v1/models").headers["x-content-type-options"] == "nosniff"
 
 
+def long_form(boundary: str) -> Iterator[bytes]:
+    """A form whose only field goes on, in pieces that arrive apart: nothing is wrong with it but its length."""
+    yield f'--{boundary}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'.encode()
+    for _ in range(3):
+        time.sleep(0.05)
+        yield b"y" * 6_000
+
+
 def test_long_bodies_are_refused_before_they_are_read(start):
     running = start(max_body_bytes=10_000)
     with running.http() as http:
         declared = http.post("/v1/images/generations", content=b"x" * 20_000)
-        streamed = http.post(
-            "/v1/images/edits", content=iter([b"y" * 6_000] * 3), headers={"Content-Type": "multipart/form-data; boundary=b"}
-        )
+        streamed = http.post("/v1/images/edits", content=long_form("b"), headers={"Content-Type": "multipart/form-data; boundary=b"})
         for response in (declared, streamed):
             assert response.status_code == 413
             assert error_of(response)["code"] == "body_too_large"
