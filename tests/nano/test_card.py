@@ -72,7 +72,13 @@ def test_a_run_that_went_on_from_others_says_so(tmp_path: Path, report: Path) ->
     assert "went on from" not in text
     (tmp_path / "tasks" / "recipe.json").write_text(json.dumps({"model": {"checkpoint": "runs/before/model"}}))
     text = write_card(tiny_lance(), [Stage.read(tmp_path / "tasks")], [report], tmp_path / "more").read_text()
-    assert text.count("`tasks` went on from weights of earlier runs (`runs/before/model`)") == 2
+    assert text.count("`tasks` went on from weights of earlier runs (`runs/before/model`), whose curves are not kept") == 2
+    (tmp_path / "earlier.md").write_text("### Earlier training\n\n| words | 0.5 to 0.75 |\n")
+    text = write_card(
+        tiny_lance(), [Stage.read(tmp_path / "tasks")], [report], tmp_path / "told", earlier=tmp_path / "earlier.md"
+    ).read_text()
+    assert text.count('went on from weights of earlier runs (`runs/before/model`), see "Earlier training".') == 2
+    assert text.index("## Training") < text.index("### Earlier training\n\n| words | 0.5 to 0.75 |") < text.index("## Scores")
 
 
 def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, report: Path) -> None:

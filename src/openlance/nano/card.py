@@ -139,17 +139,21 @@ def write_card(
     output: Path,
     pairs: Path | None = None,
     averaged: Sequence[tuple[str, float]] = (),
+    earlier: Path | None = None,
 ) -> Path:
     """Write CARD.md and its pictures into `output`. Raises LanceError as `read_reports` does.
 
     `pairs`: scores before and after stage four, of tools/compare_words.py. `averaged`: earlier stages and their shares in the weights;
-    the rest are those of the last one.
+    the rest are those of the last one. `earlier`: Markdown about the weights that the first stage went on from, where their runs are no
+    longer there: the section of the card that they had.
     """
     reports = read_reports(report_folders, lance)
     shares, panels = _shares(stages, averaged), _panels(stages)
     changed = [_changes(pairs)] if pairs else []
-    training = [_training(stages, bool(panels)), *([_averaged(shares)] if shares else []), *changed]
-    again = _again(reports, stages, pairs is not None, shares)
+    before = [earlier.read_text(encoding="utf-8").strip()] if earlier else []
+    began = _began(stages, bool(before))
+    training = [_training(stages, bool(panels), began), *([_averaged(shares)] if shares else []), *changed, *before]
+    again = _again(reports, stages, pairs is not None, shares, began)
     pictures = output / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
     if panels:
@@ -244,15 +248,16 @@ def _part(name: str) -> str:
     )
 
 
-def _earlier(stages: Sequence[Stage]) -> str:
-    """What to say where the first run went on from weights that no listed run made."""
+def _began(stages: Sequence[Stage], told: bool) -> str:
+    """What to say where the first run went on from weights that no listed run made; `told`: whether the card tells of those too."""
     first = stages[0] if stages else None
     if first is None or first.began_from is None:
         return ""
-    return f"`{first.name}` went on from weights of earlier runs (`{first.began_from}`), whose curves are not kept; LOG.md tells of them."
+    where = 'see "Earlier training"' if told else "whose curves are not kept; LOG.md tells of them"
+    return f"`{first.name}` went on from weights of earlier runs (`{first.began_from}`), {where}."
 
 
-def _training(stages: Sequence[Stage], curves: bool) -> str:
+def _training(stages: Sequence[Stage], curves: bool, began: str) -> str:
     rows = []
     for stage in stages:
         last = stage.lines[-1] if stage.lines else {}
@@ -264,7 +269,7 @@ def _training(stages: Sequence[Stage], curves: bool) -> str:
         tokens = f"{last['tokens'] / 1e6:.1f} M" if "tokens" in last else ""
         rows.append((stage.name, f"{int(last.get('step', 0)):,}", tokens, hours, ", ".join(figures)))
     picture = f"![Losses and scores over the training steps]({PICTURES}/curves.svg)" if curves else ""
-    parts = ["## Training", _table(("stage", "steps", "tokens", "hours", "at its end"), rows), _earlier(stages), picture]
+    parts = ["## Training", _table(("stage", "steps", "tokens", "hours", "at its end"), rows), began, picture]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -354,7 +359,7 @@ def _failures(reports: dict[Path, Report], pictures: Path) -> bool:
     return True
 
 
-def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, shares: Shares) -> str:
+def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, shares: Shares, began: str) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = ["make nano                                          # every stage of recipes/nano, in order"]
     outputs = ["eval-nano", *(f"eval-nano-{number}" for number in range(2, len(reports) + 1))][: len(reports)]
@@ -372,7 +377,7 @@ def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool,
     block = "\n".join(commands)
     digest = next((report.run["weights"] for report in reports.values()), "unknown")
     weights = f"Weights digest `{digest}`"
-    about = f"Stages in order: {order}. LOG.md tells of those that recipes/nano does not have. {_earlier(stages)} {weights}."
+    about = f"Stages in order: {order}. LOG.md tells of those that recipes/nano does not have. {began} {weights}."
     return f"## How to make it again\n\n{about}\n\n```bash\n{block}\n```"
 
 
@@ -403,6 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar=("STAGE", "SHARE"),
         help="an earlier stage whose weights were averaged in",
     )
+    parser.add_argument("--earlier", type=Path, metavar="FILE", help="Markdown about the weights that the first run went on from")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
     args = parser.parse_args(arguments)
     from openlance.pipeline import Lance
@@ -412,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         averaged = [(name, float(share)) for name, share in args.averaged]
     except ValueError as error:
         parser.error(f"--averaged: shares must be numbers between 0 and 1: {error}")
-    print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged))
+    print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged, args.earlier))
 
 
 if __name__ == "__main__":
