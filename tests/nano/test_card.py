@@ -16,8 +16,9 @@ from openlance.eval.records import weights_digest
 from openlance.eval.report import make_report, write_report
 from openlance.eval.run import Evaluation, run
 from openlance.eval.suite import SUITES
-from openlance.nano.card import Stage, main, write_card
+from openlance.nano.card import main, write_card
 from openlance.nano.card_curves import Panel, curves_svg
+from openlance.nano.card_stages import Stage
 from tests.serve.tiny import tiny_lance
 
 
@@ -78,6 +79,10 @@ def test_a_run_that_went_on_from_others_says_so(tmp_path: Path, report: Path) ->
         tiny_lance(), [Stage.read(tmp_path / "tasks")], [report], tmp_path / "told", earlier=tmp_path / "earlier.md"
     ).read_text()
     assert text.count('went on from weights of earlier runs (`runs/before/model`), see "Earlier training".') == 2
+    assert f"--run runs/nano/tasks --earlier {tmp_path / 'earlier.md'}\n" in text
+    with pytest.raises(LanceError, match=r"none\.md cannot be read .*name a Markdown file"):
+        write_card(tiny_lance(), [], [report], tmp_path / "untold", earlier=tmp_path / "none.md")
+    assert not (tmp_path / "untold").exists()
     assert text.index("## Training") < text.index("### Earlier training\n\n| words | 0.5 to 0.75 |") < text.index("## Scores")
 
 

@@ -6,9 +6,9 @@ python -m openlance.nano.card --run runs/nano/tasks --run runs/nano/rl-nft --rep
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openlance.errors import LanceError
 from openlance.eval.records import RecordFile, weights_digest, write_text
@@ -17,6 +17,7 @@ from openlance.eval.sheet import sheet
 from openlance.eval.suite import SUITES
 from openlance.nano.card_curves import Panel, Points, curves_svg
 from openlance.nano.card_pairs import HEAD, read_rows
+from openlance.nano.card_stages import Shares, Stage, all_shares
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance
@@ -24,75 +25,7 @@ if TYPE_CHECKING:
 PICTURES = "card"
 WORST_ROWS, STRIPS_A_ROW = 6, 2
 WEAK = 0.8
-LOG_NAMES = ("metrics.jsonl", "log.jsonl")
 UNITS = {"images": "dB PSNR, images", "clips": "dB PSNR, clips"}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A training run as its folder tells it: report lines, and scores on held-out prompts. Steps of stage four are iterations."""
-
-    name: str
-    lines: list[dict[str, Any]]
-    scores: list[dict[str, Any]]
-    began_from: str | None = None
-    """The checkpoint that its recipe went on from, if it did."""
-    rewarded: bool = False
-    """Whether it learned from rewards, in stage four."""
-
-    @classmethod
-    def read(cls, folder: Path) -> "Stage":
-        """Raises LanceError where the folder has no metrics."""
-        path = next((folder / name for name in LOG_NAMES if (folder / name).exists()), None)
-        if path is None:
-            raise LanceError(f"{folder} has none of {', '.join(LOG_NAMES)}: pass folders of training runs")
-        recipe = folder / "recipe.json"
-        values = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
-        scores = _read_lines(folder / "scores.jsonl") or _evaluations(_read_lines(folder / "evaluations.jsonl"))
-        lines = _last_of_each_step(_read_lines(path))
-        return cls(folder.name, lines, scores, values.get("model", {}).get("checkpoint"), "rewards" in values)
-
-    def series(self, key: str) -> list[tuple[float, float]]:
-        """(step, value) wherever a line has the key."""
-        return [(line["step"], line[key]) for line in self.lines if key in line]
-
-    def score_series(self) -> dict[str, Points]:
-        """(step, value) of every score."""
-        names = [name for name in dict.fromkeys(key for line in self.scores for key in line) if name not in ("step", "seconds")]
-        return {name: [(line["step"], line[name]) for line in self.scores if name in line] for name in names}
-
-    @property
-    def hours(self) -> float | None:
-        """Hours of training, None where the run did not write them down; of iterations without the evaluations between them."""
-        minutes: list[float] = [line["minutes"] for line in self.lines if "minutes" in line]
-        if minutes:
-            return max(minutes) / 60
-        seconds: list[float] = [sum(line["seconds"].values()) for line in self.lines if "seconds" in line]
-        return sum(seconds) / 3600 if seconds else None
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _last_of_each_step(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A resumed run repeats steps: its last word on each counts."""
-    return [{**line, "step": step} for step, line in sorted({_step(line): line for line in lines}.items())]
-
-
-def _step(line: dict[str, Any]) -> int:
-    return int(line["step"] if "step" in line else line["iteration"])
-
-
-def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of stage four, one for each of its evaluations, as one for each iteration."""
-    merged: dict[int, dict[str, Any]] = {}
-    for line in lines:
-        numbers = {f"{line['evaluation']} {key}": value for key, value in line.items() if key not in ("iteration", "evaluation")}
-        merged.setdefault(_step(line), {"step": _step(line)}).update(numbers)
-    return list(merged.values())
 
 
 def read_reports(folders: Sequence[Path], lance: "Lance") -> dict[Path, Report]:
@@ -148,12 +81,12 @@ def write_card(
     longer there: the section of the card that they had.
     """
     reports = read_reports(report_folders, lance)
-    shares, panels = _shares(stages, averaged), _panels(stages)
+    shares, panels = all_shares(stages, averaged), _panels(stages)
     changed = [_changes(pairs)] if pairs else []
-    before = [earlier.read_text(encoding="utf-8").strip()] if earlier else []
+    before = [_read_earlier(earlier)] if earlier else []
     began = _began(stages, bool(before))
     training = [_training(stages, bool(panels), began), *([_averaged(shares)] if shares else []), *changed, *before]
-    again = _again(reports, stages, pairs is not None, shares, began)
+    again = _again(reports, stages, pairs is not None, shares, began, earlier)
     pictures = output / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
     if panels:
@@ -165,6 +98,13 @@ def write_card(
     return output / "CARD.md"
 
 
+def _read_earlier(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LanceError(f"{path} cannot be read ({error}): name a Markdown file, or leave --earlier out") from error
+
+
 def _head(lance: "Lance") -> str:
     media = lance.config.media
     about = (
@@ -173,21 +113,6 @@ def _head(lance: "Lance") -> str:
     )
     sizes = f"Images of {media.min_side} to {media.max_side} px a side in multiples of 16, clips of 1 to {media.max_frames} frames"
     return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
-
-
-Shares = Sequence[tuple[str, float]]
-"""Stages and their shares in weights that are an average."""
-
-
-def _shares(stages: Sequence[Stage], averaged: Shares) -> Shares:
-    """All shares: the last stage has what the earlier ones leave. Raises LanceError for a name that is no stage, or if nothing is left."""
-    for name, share in averaged:
-        if name not in [stage.name for stage in stages[:-1]] or not 0 < share < 1:
-            raise LanceError(f"averaged '{name}' {share:g} must be an earlier stage and its share between 0 and 1")
-    rest = 1 - sum(share for _, share in averaged)
-    if rest <= 0:
-        raise LanceError(f"averaged shares add up to {1 - rest:g}, which leaves nothing of the last stage: they must stay below 1")
-    return [*averaged, (stages[-1].name, rest)] if averaged else []
 
 
 def _averaged(shares: Shares) -> str:
@@ -359,7 +284,7 @@ def _failures(reports: dict[Path, Report], pictures: Path) -> bool:
     return True
 
 
-def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, shares: Shares, began: str) -> str:
+def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, shares: Shares, began: str, earlier: Path | None) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = ["make nano                                          # every stage of recipes/nano, in order"]
     outputs = ["eval-nano", *(f"eval-nano-{number}" for number in range(2, len(reports) + 1))][: len(reports)]
@@ -371,6 +296,8 @@ def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool,
     if shares:
         commands += _averaging(shares)
         card += [f"--averaged {name} {share:.2g}" for name, share in shares[:-1]]
+    if earlier:
+        card.append(f"--earlier {earlier}")
     several = len(reports) > 1
     commands += [f"{_command(report, several)} --output {output}" for report, output in zip(reports.values(), outputs, strict=True)]
     commands.append(" ".join(card))

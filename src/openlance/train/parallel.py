@@ -100,12 +100,10 @@ class Ranks:
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        work: list[tuple[Any, list[Tensor], Tensor]] = []
+        # One after the other: the sums of all at once would take as much memory as the gradients.
         for bucket in buckets([weight.grad for weight in weights if weight.grad is not None]):
             whole = torch.cat([gradient.flatten() for gradient in bucket])
-            work.append((_exchange.all_reduce(whole, async_op=True), bucket, whole))
-        for each, bucket, whole in work:
-            each.wait()
+            _exchange.all_reduce(whole)
             sums = torch.split(whole, [gradient.numel() for gradient in bucket])
             torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(sums, bucket, strict=True)])
 
