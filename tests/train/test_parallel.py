@@ -15,7 +15,7 @@ from openlance.errors import LanceError
 from openlance.train import parallel
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.loop import train
-from openlance.train.parallel import Ranks, buckets, joined
+from openlance.train.parallel import Ranks, buckets, deal, joined
 from tests.train.tiny import tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +30,22 @@ def poisoned(run, batches, sums):
     return float("nan") if run.step == 1 and run.ranks.rank == 1 else loss
 loop.accumulate = poisoned
 loop.main(sys.argv[1:])
+"""
+
+TURNED = """
+import sys
+import torch
+from openlance.train.optim import Optimizer
+from openlance.train.parallel import joined
+from tests.train.test_optim import MUON, with_gradients
+from tests.train.tiny import tiny_model
+with joined("cpu") as ranks:
+    model = tiny_model()
+    optimizer = Optimizer(model, MUON, 10, ranks=ranks)
+    for step in range(3):
+        with_gradients(model, step)
+        optimizer.step(step, 1.0)
+    torch.save(optimizer.masters, f"{sys.argv[1]}/{ranks.rank}-of-{ranks.world_size}.pt")
 """
 
 
@@ -123,12 +139,34 @@ def test_gradients_are_put_together_in_order_up_to_a_size(monkeypatch: pytest.Mo
     assert buckets([]) == []
 
 
+@pytest.mark.parametrize(("costs", "count"), [([5, 3, 3, 2, 2, 1], 2), ([4], 3), ([], 2), ([1] * 7, 3)])
+def test_work_is_dealt_out_whole_and_evenly(costs: list[int], count: int) -> None:
+    owned = deal(costs, count)
+    assert sorted(i for indices in owned for i in indices) == list(range(len(costs)))
+    assert all(indices == sorted(indices) for indices in owned)
+    loads = [sum(costs[i] for i in indices) for indices in owned]
+    assert max(loads) - min(loads) <= max(costs, default=0)
+
+
+@pytest.mark.dist
+def test_matrices_that_ranks_turn_for_each_other_are_those_that_each_would_find(tmp_path: Path) -> None:
+    script = tmp_path / "turned.py"
+    script.write_text(TURNED)
+    for processes in (1, 3):
+        torchrun(str(script), str(tmp_path), processes=processes)
+    alone = torch.load(tmp_path / "0-of-1.pt", weights_only=True)
+    for rank in range(3):
+        for ours, theirs in zip(torch.load(tmp_path / f"{rank}-of-3.pt", weights_only=True), alone, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_alone_nothing_is_exchanged() -> None:
     weight = nn.Parameter(torch.ones(2))
     with joined("cpu") as ranks:
         assert ranks == Ranks()
         ranks.wait()
         ranks.sum_gradients([weight])
+        ranks.complete([weight], [[0]])
         ranks.check_same("now", [weight])
         assert (ranks.leads, ranks.gather(3), ranks.first(4)) == (True, [3], 4)
     assert weight.grad is None

@@ -92,3 +92,35 @@ def test_prompts_still_say_what_is_seen(category: str) -> None:
                 (a,) = (o for o in scene.objects if fact.what.fits(o))
                 (b,) = (o for o in scene.objects if fact.other.fits(o))
                 assert relation_between(a, b) == fact.value
+
+
+def test_words_that_edits_write_stand_in_columns_and_others_as_they_stood() -> None:
+    written = coloured = 0
+    for index in range(60):
+        free, arranged = (make_example("image_edit", "text", index, Setting(arranged=a)).turns[0] for a in (False, True))
+        assert (free.text, free.facts, free.inputs) == (arranged.text, arranged.facts, arranged.inputs)
+        assert free.target is not None
+        assert arranged.target is not None
+        (before,), scene, usual = arranged.inputs, arranged.target.scene, free.target.scene
+        check_scene(scene)
+        assert scene.word is not None
+        assert usual.word is not None
+        assert (scene.objects, scene.word.text, scene.word.colour, scene.word.place) == (
+            usual.objects,
+            usual.word.text,
+            usual.word.colour,
+            usual.word.place,
+        )
+        rewritten = before.scene.word is None or before.scene.word.text != scene.word.text
+        assert (scene.word.pitch > 0) == rewritten
+        written, coloured = written + rewritten, coloured + (not rewritten)
+    assert written > 30
+    assert coloured > 5
+
+
+def test_stories_say_where_everything_is_and_name_no_sizes_in_edits() -> None:
+    for category in ("two turns", "four turns"):
+        for index in range(40):
+            first, *rest = make_example("story", category, index, Setting()).turns
+            assert all(fact.what is not None and fact.what.place for fact in first.facts if fact.about == "object")
+            assert all(turn.before is None or turn.before.size is None for turn in rest)

@@ -89,7 +89,7 @@ def start_with(recipe: RlRecipe, model: LanceModel, binder: Binder, ranks: Ranks
     model.to(ranks.device)
     if recipe.precision == "float32":
         model.float()
-    optimizer = Optimizer(model, recipe.optim, recipe.total_updates)
+    optimizer = Optimizer(model, recipe.optim, recipe.total_updates, ranks=ranks)
     if recipe.precision == "bfloat16":
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()

@@ -70,7 +70,7 @@ def start(recipe: TrainRecipe, ranks: Ranks | None = None) -> Run:
     else:
         allocate(model, ranks.device)
         draft.fill(all_rows)
-    optimizer = Optimizer(model, recipe.optim, recipe.steps, shards)
+    optimizer = Optimizer(model, recipe.optim, recipe.steps, shards, ranks)
     if recipe.dtype == torch.bfloat16 and shards is None:
         # Weights only: buffers such as rotary frequencies stay exact.
         for parameter in model.parameters():

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from openlance.errors import CheckpointError, LanceError
 from openlance.model.lance import LanceModel
+from openlance.model.precision import fast_dtype
 from openlance.train.lora import is_adapter
 from openlance.train.muon import orthogonalise_all
-from openlance.train.parallel import local
+from openlance.train.parallel import Ranks, deal, local
 
 if TYPE_CHECKING:
     from openlance.train.shard import Shards
@@ -86,11 +87,14 @@ def moved_by_muon(name: str, ndim: int) -> bool:
 class Optimizer:
     """Owns the float32 masters of a model's trainable weights, their optimiser state and their running average.
 
-    Weights that are float32 are their own masters. Of a split model (`shards`) all of it is this process's rows.
+    Weights that are float32 are their own masters. Of a split model (`shards`) all of it is this process's rows. `ranks` that each hold
+    the whole model take the same steps together.
     """
 
-    def __init__(self, model: LanceModel, recipe: OptimRecipe, steps: int, shards: Shards | None = None) -> None:
-        self.recipe, self.steps, self.shards = recipe, steps, shards
+    def __init__(
+        self, model: LanceModel, recipe: OptimRecipe, steps: int, shards: Shards | None = None, ranks: Ranks | None = None
+    ) -> None:
+        self.recipe, self.steps, self.shards, self.ranks = recipe, steps, shards, ranks or Ranks()
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not named:
             raise LanceError("no weight is trainable: unfreeze an expert")
@@ -126,7 +130,7 @@ class Optimizer:
             weight.grad = None
         if scale < 1:
             torch._foreach_mul_(gradients, scale)
-        _muon([matrix for _, matrix in self._matrices], [gradients[i] for i, _ in self._matrices], recipe, factor, self.shards)
+        self._muon([gradients[i] for i, _ in self._matrices], factor)
         for group, rate in zip(self.adamw.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         for i in self._rest:
@@ -136,6 +140,27 @@ class Optimizer:
             self.masters[i].grad = None
         self._average(step)
         self._publish(self.masters)
+
+    def _muon(self, gradients: list[Tensor], factor: float) -> None:
+        """Momentum, then each block's nearest orthogonal matrix; tall blocks step further so that outputs change alike."""
+        recipe, rate = self.recipe, self.recipe.matrix_learning_rate * factor
+        matrices = [matrix for _, matrix in self._matrices]
+        updates: list[Tensor] = []
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            matrix.momentum.lerp_(gradient, 1 - recipe.momentum)
+            updates.append(gradient.lerp_(matrix.momentum, recipe.momentum))
+            if recipe.weight_decay:
+                matrix.master.mul_(1 - rate * recipe.weight_decay)
+        masters, rows = [matrix.master for matrix in matrices], [matrix.rows for matrix in matrices]
+        if self.shards is None or not matrices:
+            _turn(masters, updates, rows, rate, self.ranks)
+            return
+        # Rows alone have no nearest orthogonal matrix: every rank gets some of the matrices whole.
+        shapes = [matrix.shape for matrix in matrices]
+        own = self.shards.assemble(updates, shapes)
+        changes = {i: torch.zeros_like(update) for i, update in own.items()}
+        _turn(list(changes.values()), list(own.values()), [rows[i] for i in own], rate, Ranks())
+        torch._foreach_add_(masters, self.shards.disperse(changes, shapes))
 
     def gradient_norm(self) -> float:
         """Total norm of the gradients that wait for the next step. Of a split model all ranks must ask for it."""
@@ -231,30 +256,23 @@ def _blocks(model: LanceModel, name: str) -> list[int]:
     return [model.get_parameter(name).shape[0]]
 
 
-def _muon(matrices: list[_Matrix], gradients: list[Tensor], recipe: OptimRecipe, factor: float, shards: Shards | None) -> None:
-    """Momentum, then each block's nearest orthogonal matrix; tall blocks step further so that outputs change alike."""
-    rate = recipe.matrix_learning_rate * factor
-    updates: list[Tensor] = []
-    for matrix, gradient in zip(matrices, gradients, strict=True):
-        matrix.momentum.lerp_(gradient, 1 - recipe.momentum)
-        updates.append(gradient.lerp_(matrix.momentum, recipe.momentum))
-        if recipe.weight_decay:
-            matrix.master.mul_(1 - rate * recipe.weight_decay)
-    masters, rows = [matrix.master for matrix in matrices], [matrix.rows for matrix in matrices]
-    if shards is None or not matrices:
-        _turn(masters, updates, rows, rate)
-        return
-    # Rows alone have no nearest orthogonal matrix: every rank gets some of the matrices whole.
-    shapes = [matrix.shape for matrix in matrices]
-    own = shards.assemble(updates, shapes)
-    changes = {i: torch.zeros_like(update) for i, update in own.items()}
-    _turn(list(changes.values()), list(own.values()), [rows[i] for i in own], rate)
-    torch._foreach_add_(masters, shards.disperse(changes, shapes))
-
-
-def _turn(targets: list[Tensor], updates: list[Tensor], rows: list[list[int]], rate: float) -> None:
+def _turn(targets: list[Tensor], updates: list[Tensor], rows: list[list[int]], rate: float, ranks: Ranks) -> None:
     """Move whole matrices against the orthogonal matrices nearest to the blocks of rows of their updates."""
     blocks = [block for target, sizes in zip(targets, rows, strict=True) for block in torch.split(target, sizes)]
     parts = [part for update, sizes in zip(updates, rows, strict=True) for part in torch.split(update, sizes)]
-    for block, update in zip(blocks, orthogonalise_all(parts), strict=True):
+    for block, update in zip(blocks, _orthogonal(parts, ranks), strict=True):
         block.add_(update, alpha=-rate * max(1.0, update.shape[0] / update.shape[1]) ** 0.5)
+
+
+def _orthogonal(parts: list[Tensor], ranks: Ranks) -> list[Tensor]:
+    """The orthogonal matrices nearest to these. Of several ranks, which all bring the same, each finds its share of them for all."""
+    if not ranks.several:
+        return orthogonalise_all(parts)
+    owned = deal([part.numel() * min(part.shape) for part in parts], ranks.world_size)
+    mine = owned[ranks.rank]
+    # The numbers are products in the fast dtype, so they lose nothing by travelling in it.
+    found = [torch.empty_like(part, dtype=fast_dtype(part.device)) for part in parts]
+    for i, own in zip(mine, orthogonalise_all([parts[i] for i in mine]), strict=True):
+        found[i].copy_(own)
+    ranks.complete(found, owned)
+    return [one.to(part.dtype) for one, part in zip(found, parts, strict=True)]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -100,12 +101,13 @@ class Ranks:
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        # One after the other: the sums of all at once would take as much memory as the gradients.
-        for bucket in buckets([weight.grad for weight in weights if weight.grad is not None]):
-            whole = torch.cat([gradient.flatten() for gradient in bucket])
-            _exchange.all_reduce(whole)
-            sums = torch.split(whole, [gradient.numel() for gradient in bucket])
-            torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(sums, bucket, strict=True)])
+        _replace([weight.grad for weight in weights if weight.grad is not None], _exchange.all_reduce)
+
+    @torch.no_grad()
+    def complete(self, tensors: Sequence[Tensor], owned: Sequence[Sequence[int]]) -> None:
+        """Give every tensor the values that it has on the rank that owns its index, `owned` by rank and the same on all of them."""
+        for rank in range(self.world_size if self.several else 0):
+            _replace([tensors[i] for i in owned[rank]], partial(_exchange.broadcast, src=rank))
 
     def check_same(self, what: str, masters: Sequence[Tensor]) -> None:
         """Raises LanceError, on every rank that differs, if weights are not those of rank 0: `what` says when."""
@@ -115,6 +117,26 @@ class Ranks:
         theirs = self.first(ours)
         if len(ours) != len(theirs) or not all(math.isclose(a, b, rel_tol=SAME) for a, b in zip(ours, theirs, strict=True)):
             raise LanceError(f"{what} rank {self.rank} holds other weights than rank 0: give all processes the same recipe and files")
+
+
+def _replace(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
+    """Put tensors through an exchange that works in place."""
+    # Bucket by bucket, one after the other: all at once would take as much memory again as the tensors.
+    for bucket in buckets(tensors):
+        whole = torch.cat([tensor.flatten() for tensor in bucket])
+        exchange(whole)
+        parts = torch.split(whole, [tensor.numel() for tensor in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+
+
+def deal(costs: Sequence[int], count: int) -> list[list[int]]:
+    """Indices of the costs divided among so many ranks, in order: the largest first, each to the rank that has least by then."""
+    owned, loads = [list[int]() for _ in range(count)], [0] * count
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        rank = loads.index(min(loads))
+        owned[rank].append(i)
+        loads[rank] += costs[i]
+    return [sorted(indices) for indices in owned]
 
 
 def buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

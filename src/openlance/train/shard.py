@@ -22,7 +22,7 @@ from openlance.data.batch import Rows, TrainingBatch
 from openlance.errors import LanceError
 from openlance.model.lance import LanceModel
 from openlance.train.losses import LossSums, Objective, Path, loss_of, ragged
-from openlance.train.parallel import ParallelRecipe, Ranks, local
+from openlance.train.parallel import ParallelRecipe, Ranks, deal, local
 from openlance.weights.empty import allocate
 
 _exchange: Any = dist
@@ -130,9 +130,7 @@ class Shards:
         return [found[i].view(-1, *shape[1:]) for i, shape in enumerate(shapes)]
 
     def _deal(self, shapes: Sequence[Size]) -> list[list[int]]:
-        """Indices of the tensors of each rank: the largest first, so that all have about the same."""
-        order = sorted(range(len(shapes)), key=lambda i: -shapes[i].numel())
-        return [sorted(order[rank :: self.count]) for rank in range(self.count)]
+        return deal([shape.numel() for shape in shapes], self.count)
 
     def _numel(self, shape: Size, rank: int) -> int:
         rows = self.rows(shape, rank)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from openlance.world.arrange import arrange
 from openlance.world.examples import Medium
 from openlance.world.phrasings import Voice
-from openlance.world.sample import SceneOptions, sample_scene
+from openlance.world.sample import SceneOptions, in_columns, sample_scene
 from openlance.world.scene import Scene
 
 
@@ -14,7 +14,8 @@ from openlance.world.scene import Scene
 class Setting:
     """Size, ring, split and lattice (see SceneOptions) of the examples. Every split but "train" draws seeds from the evaluation range.
 
-    `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere.
+    `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere; a word that
+    an edit writes has its letters in columns.
     """
 
     height: int = 128
@@ -47,6 +48,13 @@ class Draw:
     def arrange(self, scene: Scene, related: bool = False) -> Scene:
         """The scene, its objects in reading order if the setting says so."""
         return arrange(scene, related) if self.setting.arranged else scene
+
+    def edited(self, before: Scene, after: Scene) -> Scene:
+        """The scene after an edit; a word that did not stand there before is in columns if the setting says so."""
+        word = after.word
+        if not self.setting.arranged or word is None or (before.word and before.word.text == word.text):
+            return after
+        return replace(after, word=in_columns(word, after.height, after.width))
 
     def image(self, scene: Scene) -> Medium:
         """The scene as a picture."""

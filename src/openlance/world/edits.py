@@ -235,7 +235,7 @@ def edit_size(voice: Voice, scene: Scene, options: SceneOptions) -> Edit | None:
 def edit_text(voice: Voice, scene: Scene, options: SceneOptions) -> Edit | None:
     """The word reads otherwise, takes another colour, or is written where there was none."""
     if scene.word is None:
-        word = sample_word(voice.rng, scene.height, scene.width, scene.background, options.held)
+        word = sample_word(voice.rng, scene.height, scene.width, scene.background, options.held, options.lattice)
         target = replace(scene, objects=(), word=word)
         if not all(fits(target, o) for o in scene.objects):
             return None
@@ -251,7 +251,7 @@ def edit_text(voice: Voice, scene: Scene, options: SceneOptions) -> Edit | None:
         other = sample_word(voice.rng, scene.height, scene.width, scene.background, options.held).text
         if other == old.text:
             return None
-        new = replace(old, text=other, height=word_height(other, scene.height, scene.width))
+        new = replace(old, text=other, height=old.height if old.pitch else word_height(other, scene.height, scene.width))
         text = voice.say("edit word", w=other)
     facts = (Fact("word", new.text, What("word", new.colour, place=new.place)),)
     return Edit(replace(scene, word=new), capital(text), facts, What("word"), What("word"))

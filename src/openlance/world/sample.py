@@ -115,9 +115,13 @@ def sample_word(rng: random.Random, height: int, width: int, background: str, he
     text = rng.choice({"seen": lists.words, "unseen": lists.held_words}.get(held, lists.words + lists.held_words))
     colour = rng.choice([c for c in COLOURS if visible(c, background)])
     font, place, x = rng.choice(FONTS), rng.choice(("top", "bottom")), 0.5 + rng.uniform(-0.03, 0.03)
-    if lattice:
-        return Word(text, colour, COLUMN_FONT, place, 0.5, word_height("I", height, width), COLUMN)
-    return Word(text, colour, font, place, x, word_height(text, height, width))
+    word = Word(text, colour, font, place, x, word_height(text, height, width))
+    return in_columns(word, height, width) if lattice else word
+
+
+def in_columns(word: Word, height: int, width: int) -> Word:
+    """The word with its letters in columns, all in one font."""
+    return replace(word, font=COLUMN_FONT, x=0.5, height=word_height("I", height, width), pitch=COLUMN)
 
 
 def word_height(text: str, height: int, width: int) -> float:

@@ -196,10 +196,15 @@ def _image_edit(name: str) -> Maker:
         fewest = 2 if name == "remove" else 1
         source_options = draw.options(objects=(fewest, 3), words=words, held="seen")
         scene = sample_scene(draw.rng, draw.setting.height, draw.setting.width, source_options)
-        edit = IMAGE_EDITS[name](draw.voice, scene, draw.options()) if scene.objects else None
+        edit = _sample_edit(draw, name, scene)
         return (_edit_turn(draw, scene, edit),) if edit else None
 
     return make
+
+
+def _sample_edit(draw: Draw, name: str, scene: Scene) -> Edit | None:
+    edit = IMAGE_EDITS[name](draw.voice, scene, draw.options()) if scene.objects else None
+    return replace(edit, scene=draw.edited(scene, edit.scene)) if edit else None
 
 
 def _edit_turn(draw: Draw, source: Scene, edit: Edit) -> Turn:
@@ -327,17 +332,20 @@ def _two_events(draw: Draw) -> Scene | None:
 
 
 def _story(turns: int, ask: bool) -> Maker:
-    """A picture is drawn from words, edited `turns` - 1 times, and perhaps asked about at the end."""
+    """A picture is drawn from words, edited `turns` - 1 times, and perhaps asked about at the end.
+
+    The words say where everything is, and edits single out no object by its size: they speak of a picture that is not drawn yet.
+    """
 
     def make(draw: Draw) -> tuple[Turn, ...] | None:
-        scene = draw.scene(objects=(1, 3), repeats=0.0)
-        if len(scene.objects) == 0 or not _consistent(scene, Detail()):
+        scene = draw.scene(objects=(1, 3), repeats=0.0, named=1.0)
+        if len(scene.objects) == 0 or not all(place_of(o.x, o.y) for o in scene.objects) or not _consistent(scene, Detail()):
             return None
-        text, facts = prompt(draw.voice, scene, Detail(texture=True, place=draw.rng.random() < 0.5, background=True))
+        text, facts = prompt(draw.voice, scene, Detail(texture=True, place=True, background=True))
         story = [Turn("t2i", text, target=draw.image(scene), facts=facts)]
         while len(story) < turns:
-            edit = IMAGE_EDITS[draw.rng.choice(list(IMAGE_EDITS))](draw.voice, scene, draw.options()) if scene.objects else None
-            if edit is None:
+            edit = _sample_edit(draw, draw.rng.choice(list(IMAGE_EDITS)), scene)
+            if edit is None or (edit.before and edit.before.size):
                 return None
             story.append(_edit_turn(draw, scene, edit))
             scene = edit.scene
