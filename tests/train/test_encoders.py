@@ -129,7 +129,24 @@ def test_a_vision_encoder_goes_on_from_an_exported_one(tmp_path: Path) -> None:
     first, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("first", "still"))
     assert all(torch.equal(first[name], after[name]) for name in first)
     with pytest.raises(LanceError, match="has other sizes than the recipe's model"):
-        run(tmp_path, more.replace("depth: 1", "depth: 2"), 1, "deeper")
+        run(tmp_path, more.replace("intermediate_size: ", "intermediate_size: 1"), 1, "wider")
+
+
+def test_a_grown_vision_encoder_starts_as_the_old_one(tmp_path: Path) -> None:
+    run(tmp_path, VISION, 1, "first")
+    deeper = VISION.replace("depth: 1", "depth: 3") + f"start_from: {tmp_path / 'first'}\n"
+    run(tmp_path, deeper + "optimizer: {{muon: 0.0, adamw: 0.0}}\n", 1, "still")
+    run(tmp_path, deeper, 2, "second")
+    tokens = {}
+    for name in ("first", "still", "second"):
+        encoder = VisionEncoder(json.loads((tmp_path / name / "config.json").read_text()))
+        encoder.load_state_dict({k: v.float() for k, v in load_file(tmp_path / name / "weights.safetensors").items()})
+        patches, grid = encoder.patchify(torch.arange(32 * 32 * 3, dtype=torch.uint8).view(1, 32, 32, 3))
+        (tokens[name],) = encoder([(patches.float(), grid)])
+    assert torch.equal(tokens["first"], tokens["still"])
+    assert not torch.allclose(tokens["first"], tokens["second"], atol=1e-4)
+    with pytest.raises(LanceError, match="or more blocks"):
+        run(tmp_path, VISION + f"start_from: {tmp_path / 'second'}\n", 1, "shallower")
 
 
 def test_a_stopped_run_saves_after_its_step(tmp_path: Path) -> None:

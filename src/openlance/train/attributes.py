@@ -92,7 +92,7 @@ class VisionRecipe(EncoderRecipe):
     words: float = WORDS
     """Share of the training scenes in which a word is written."""
     start_from: Path | None = None
-    """Folder of an exported encoder of the same sizes to go on from; the head that reads it starts anew."""
+    """Folder of an exported encoder of the same sizes, or of fewer blocks, to go on from; the head that reads it starts anew."""
     evaluation_scenes: int = 48
 
     def __post_init__(self) -> None:
@@ -191,14 +191,24 @@ class VisionStage:
         write_encoder(folder, self.module.encoder, self.recipe.model.arguments())
 
 
+@torch.no_grad()
 def _take_over(encoder: VisionEncoder, folder: Path) -> None:
-    """Load exported weights. Raises CheckpointError if there are none, LanceError if they have other sizes."""
+    """Load exported weights; blocks that come after theirs start by doing nothing.
+
+    Raises CheckpointError if there are none, LanceError if they have other sizes or more blocks.
+    """
     found, _ = read_vision(folder)
     weights = {name: tensor.float() for name, tensor in found.state_dict().items()}
-    shapes = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != shapes:
-        raise LanceError(f"start_from {folder} has other sizes than the recipe's model: give the recipe its config.json")
-    encoder.load_state_dict(weights)
+    own = encoder.state_dict()
+    depth = len(found.tower.blocks)
+    added = {name for number in range(depth, len(encoder.tower.blocks)) for name in own if name.startswith(f"tower.blocks.{number}.")}
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: own[name].shape for name in own if name not in added}:
+        raise LanceError(f"start_from {folder} has other sizes than the recipe's model, or more blocks: give the recipe its config.json")
+    encoder.load_state_dict({**own, **weights})
+    for block in encoder.tower.blocks[depth:]:
+        for last in (block.attn.proj, block.mlp.down_proj):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
 
 def _parts(answer: Tensor) -> Iterator[tuple[str, Tensor]]:
