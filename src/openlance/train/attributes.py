@@ -200,15 +200,13 @@ def _take_over(encoder: VisionEncoder, folder: Path) -> None:
     found, _ = read_vision(folder)
     weights = {name: tensor.float() for name, tensor in found.state_dict().items()}
     own = encoder.state_dict()
-    depth = len(found.tower.blocks)
-    added = {name for number in range(depth, len(encoder.tower.blocks)) for name in own if name.startswith(f"tower.blocks.{number}.")}
+    added = {name for name in own if name not in weights and name.startswith("tower.blocks.")}
     if {name: tensor.shape for name, tensor in weights.items()} != {name: own[name].shape for name in own if name not in added}:
         raise LanceError(f"start_from {folder} has other sizes than the recipe's model, or more blocks: give the recipe its config.json")
     encoder.load_state_dict({**own, **weights})
-    for block in encoder.tower.blocks[depth:]:
-        for last in (block.attn.proj, block.mlp.down_proj):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+    for name in added:
+        if ".attn.proj." in name or ".mlp.down_proj." in name:
+            encoder.get_parameter(name).zero_()
 
 
 def _parts(answer: Tensor) -> Iterator[tuple[str, Tensor]]:
