@@ -123,7 +123,7 @@ class CachedSource:
 
     def sample(self, index: int, rng: Random) -> Sample:
         shard, entry = self._find(index)
-        words = words_of(entry) if self.rephrase is None else self.rephrase(entry, rng)
+        words = self.dropout.speak(words_of(entry) if self.rephrase is None else self.rephrase(entry, rng), rng)
         media = [MediumFeatures(_cut(shard.vision, vision), _cut(shard.latent, latent)) for vision, latent in entry["media"]]
         return bind_sample(self.binder, words, media, _cut(shard.latent, entry["target"]), self.dropout.draw(rng))
 

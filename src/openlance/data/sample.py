@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from torch import Tensor
 
 from openlance.data.records import Words
+from openlance.errors import LanceError
 from openlance.sequence.bind import Binder, Grid, MediumGrids
 from openlance.sequence.segment import CONDITION_ROLES, PROMPT_ROLES, Kind, Role, Segment, without
 
@@ -46,12 +47,38 @@ class Sample:
     branches: tuple[int, ...]
 
 
+STRANGE_LETTERS = "abcdefghijklmnopqrstuvwxyz" + "\u00e4\u00e7\u00e9\u00ef\u00f1\u00f8\u00fc\u00df\u03b1\u03b4\u03bb\u03c0\u03c9\u0431\u0436\u0438\u0448\u044f"
+"""Of words that nobody knows. What is not English comes as bytes that hardly any prompt has."""
+
+
 @dataclass(frozen=True)
 class ConditionDropout:
     """Shares of the samples that lose conditions, so that guidance has its branches: the text alone, or text and sources."""
 
     prompt: float = 0.1
     all: float = 0.0
+    word: float = 0.0
+    """Share of the samples whose prompt gets a made-up word, half of them in place of one of its own: people use words that a small
+    model has never seen, and it should read over them. Quoted words stay."""
+
+    def __post_init__(self) -> None:
+        if min(self.prompt, self.all, self.word) < 0 or self.prompt + self.all > 1 or self.word > 1:
+            raise LanceError(f"dropout {self.prompt:g} + {self.all:g} and {self.word:g} must be shares from 0 to 1")
+
+    def speak(self, words: Words, rng: Random) -> Words:
+        """What one sample says."""
+        if not self.word or rng.random() >= self.word:
+            return words
+        spoken = words.text.split(" ")
+        # What is quoted is to be written or read as it is.
+        free = [i for i in range(len(spoken) + 1) if " ".join(spoken[:i]).count('"') % 2 == 0]
+        own = [i for i in free if i < len(spoken) and '"' not in spoken[i]]
+        strange = "".join(rng.choices(STRANGE_LETTERS, k=rng.randint(1, 6)))
+        if own and rng.random() < 0.5:
+            spoken[rng.choice(own)] = strange
+        else:
+            spoken.insert(rng.choice(free), strange)
+        return replace(words, text=" ".join(spoken))
 
     def draw(self, rng: Random) -> frozenset[Role]:
         """The roles one sample loses."""

@@ -44,7 +44,7 @@ class RecordSource:
     def sample(self, index: int, rng: Random) -> Sample:
         record = self.records[index]
         ((media, target),) = encode_records([record], self.encoders)
-        return bind_sample(self.binder, record.words, media, target, self.dropout.draw(rng))
+        return bind_sample(self.binder, self.dropout.speak(record.words, rng), media, target, self.dropout.draw(rng))
 
     def contents(self) -> str:
         return f"it has {len(self.records)} records"
@@ -68,7 +68,7 @@ class WorldSource:
     def sample(self, index: int, rng: Random) -> Sample:
         record = record_of(self.data.example(index).turns[0])
         ((media, target),) = encode_records([record], self.encoders)
-        return bind_sample(self.binder, record.words, media, target, self.dropout.draw(rng))
+        return bind_sample(self.binder, self.dropout.speak(record.words, rng), media, target, self.dropout.draw(rng))
 
     def contents(self) -> str:
         return f"{self.data.task} of the world, {self.length} samples"
