@@ -47,7 +47,7 @@ class Sample:
     branches: tuple[int, ...]
 
 
-STRANGE_LETTERS = "abcdefghijklmnopqrstuvwxyz\u00e4\u00e7\u00e9\u00ef\u00f1\u00f8\u00fc\u00df\u03b4\u03bb\u03c0\u03c9\u0431\u0436\u0448\u044f"
+STRANGE_LETTERS = "abcdefghijklmnopqrstuvwxyz\u00e4\u00e9\u00ef\u00f1\u00f8\u00fc\u00df\u03b4\u03bb\u03c0\u03c9\u0431\u0436\u0448\u044f"
 """Of words that nobody knows. What is not English comes as bytes that hardly any prompt has."""
 
 
