@@ -177,6 +177,14 @@ def test_a_share_must_be_a_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert "shares must be numbers between 0 and 1: could not convert string to float: 'half'" in capsys.readouterr().err
 
 
+def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--report", "eval", "--run", str(tmp_path), "--output", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"error: {tmp_path} has none of metrics.jsonl" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_hours_that_were_not_written_down_are_not_made_up(tmp_path: Path, report: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 5, "loss": 1.0, "images": 34.25, "clips": 31.5}\n')
     text = write_card(tiny_lance(), [Stage.read(tmp_path)], [report], tmp_path / "out").read_text()

@@ -340,12 +340,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     from openlance.pipeline import Lance
 
-    stages = [Stage.read(folder) for folder in args.run]
     try:
         averaged = [(name, float(share)) for name, share in args.averaged]
     except ValueError as error:
         parser.error(f"--averaged: shares must be numbers between 0 and 1: {error}")
-    print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged, args.earlier))
+    try:
+        stages = [Stage.read(folder) for folder in args.run]
+        print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged, args.earlier))
+    except LanceError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
