@@ -88,7 +88,7 @@ def test_a_load_and_a_picture_from_text_import_no_library_of_models():
         ({"depth": 5.0}, "depth 5.0"),
         ({"fullatt_block_indexes": ["2"]}, r"fullatt_block_indexes \['2'\]"),
         ({"window_size": 8}, "window_size 8"),
-        ({"fullatt_block_indexes": [2, 5]}, r"fullatt_block_indexes \[5\]"),
+        ({"fullatt_block_indexes": [2, 7]}, r"fullatt_block_indexes \[7\]"),
     ],
 )
 def test_settings_that_no_shape_shows_are_checked_before_the_first_picture(changes, said):
