@@ -46,7 +46,9 @@ def test_without_it_nothing_is_said_otherwise_and_no_chance_is_drawn() -> None:
     assert rng.random() == Random(3).random()
 
 
-@pytest.mark.parametrize("shares", [{"prompt": -0.1}, {"prompt": 0.6, "all": 0.5}, {"word": 1.1}])
+@pytest.mark.parametrize(
+    "shares", [{"prompt": -0.1}, {"prompt": 0.6, "all": 0.5}, {"word": 1.1}, {"all": float("nan")}, {"word": float("nan")}]
+)
 def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(LanceError, match="must be shares from 0 to 1"):
         ConditionDropout(**shares)

@@ -62,8 +62,10 @@ class ConditionDropout:
     model has never seen, and it should read over them. Quoted words stay."""
 
     def __post_init__(self) -> None:
-        if min(self.prompt, self.all, self.word) < 0 or self.prompt + self.all > 1 or self.word > 1:
-            raise LanceError(f"dropout {self.prompt:g} + {self.all:g} and {self.word:g} must be shares from 0 to 1")
+        if not (self.prompt >= 0 and self.all >= 0 and self.prompt + self.all <= 1 and 0 <= self.word <= 1):
+            raise LanceError(
+                f"dropout.prompt {self.prompt:g} + dropout.all {self.all:g}, and dropout.word {self.word:g}, must be shares from 0 to 1"
+            )
 
     def speak(self, words: Words, rng: Random) -> Words:
         """What one sample says."""
