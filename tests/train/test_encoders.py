@@ -76,7 +76,7 @@ def test_the_exported_autoencoder_normalises_its_latents(tmp_path: Path) -> None
     model = build_autoencoder(config)
     missing = model.load_state_dict({k: v.float() for k, v in load_file(tmp_path / "run" / "weights.safetensors").items()})
     assert not missing.missing_keys
-    pixels = torch.from_numpy(draw_batch(random.Random(5), CropBucket(1.0, 60, (128, 128), (128, 128))))
+    pixels = torch.from_numpy(draw_batch(random.Random(5), CropBucket(1.0, 60, (128, 128), (128, 128)), 0.35))
     latents = model.encode(to_pixels(pixels))
     assert latents.mean().abs() < 0.3
     assert 0.7 < latents.std() < 1.3
@@ -100,7 +100,7 @@ def test_a_grown_decoder_starts_as_the_old_one_and_leaves_the_encoder_alone(tmp_
     for name in ("first", "still", "second"):
         models[name] = build_autoencoder(json.loads((tmp_path / name / "config.json").read_text()))
         models[name].load_state_dict({k: v.float() for k, v in load_file(tmp_path / name / "weights.safetensors").items()})
-    pixels = to_pixels(torch.from_numpy(draw_batch(random.Random(6), CropBucket(1.0, 2, frames=5))))
+    pixels = to_pixels(torch.from_numpy(draw_batch(random.Random(6), CropBucket(1.0, 2, frames=5), 0.35)))
     latents = {name: model.encode(pixels) for name, model in models.items()}
     assert torch.equal(latents["first"], latents["second"])
     assert json.loads((tmp_path / "second" / "config.json").read_text())["latents_mean"] == exported["latents_mean"]
@@ -173,6 +173,7 @@ def test_recipes_of_the_repository_are_typed_and_overridable() -> None:
     ("line", "message"),
     [
         ("words: 1.5", "words 1.5"),
+        ("stage: autoencoder\nwords: -1", "words -1"),
         ("widht: 3", "widht"),
         ("steps: many", "steps"),
         ("stage: nothing", "stage"),
@@ -230,9 +231,9 @@ def test_psnr_of_known_errors() -> None:
 
 def test_crops_have_the_asked_size_and_repeat_with_the_seed() -> None:
     bucket = CropBucket(1.0, 3, (96, 160), (64, 80), frames=5, crops=2)
-    batch = draw_batch(random.Random(1), bucket)
+    batch = draw_batch(random.Random(1), bucket, 0.35)
     assert batch.shape == (3, 5, 64, 80, 3)
-    assert np.array_equal(batch, draw_batch(random.Random(1), bucket))
+    assert np.array_equal(batch, draw_batch(random.Random(1), bucket, 0.35))
 
 
 def label(scene: Scene, frames: int = 1) -> dict[str, np.ndarray]:

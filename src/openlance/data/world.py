@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import inf
 from random import Random
 from typing import Any
 
@@ -14,8 +15,10 @@ from openlance.world.examples import Example, Turn
 from openlance.world.examples import Medium as WorldMedium
 from openlance.world.facts import What
 from openlance.world.language import BRIEF, Detail, an, clip_prompt, full_detail, object_groups, prompt, sample_detail
+from openlance.world.palette import MOTIONS
 from openlance.world.phrasings import Voice
 from openlance.world.questions import IMAGE_QUESTIONS
+from openlance.world.sample import ALWAYS_POSSIBLE, SceneOptions
 from openlance.world.scene import Scene
 from openlance.world.tasks import CATEGORIES, make_example
 from openlance.world.video_questions import VIDEO_QUESTIONS
@@ -26,7 +29,7 @@ class WorldData:
     """Examples of one task of the world at one size.
 
     `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
-    `lattice`: see SceneOptions; `arranged`: see Setting.
+    `lattice`, `motions` (for clips in which one motion is harder than others) and `events`: see SceneOptions; `arranged`: see Setting.
     """
 
     task: str
@@ -38,6 +41,8 @@ class WorldData:
     ring: int = 1
     lattice: int = 0
     arranged: bool = False
+    motions: dict[str, float] = field(default_factory=dict)
+    events: float = SceneOptions.events
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
@@ -46,13 +51,21 @@ class WorldData:
             raise LanceError(f"the world has no task '{self.task}' with categories {unknown}; it has {known}")
         if self.lattice < 0:
             raise LanceError(f"lattice {self.lattice} must be a number of px, or 0 for none")
+        if not 0 <= self.events <= 1:
+            raise LanceError(f"events {self.events} must be a share from 0 to 1")
+        for motion, weight in self.motions.items():
+            if motion not in MOTIONS[1:] or not 0 <= weight < inf:
+                raise LanceError(f"motions {{{motion}: {weight}}} must be a weight from 0 of one of {', '.join(MOTIONS[1:])}")
+        if self.motions and not any(self.motions.get(motion, 1.0) for motion in ALWAYS_POSSIBLE):
+            raise LanceError(f"motions {self.motions} leave objects without one: give one of {', '.join(ALWAYS_POSSIBLE)} a weight")
 
     def shares(self) -> Mapping[str, float]:
         return self.categories or dict.fromkeys(CATEGORIES.get(self.task, {}), 1.0)
 
     @property
     def _setting(self) -> Setting:
-        return Setting(self.height, self.width, self.num_frames, self.fps, self.ring, lattice=self.lattice, arranged=self.arranged)
+        size = self.height, self.width, self.num_frames, self.fps
+        return Setting(*size, self.ring, "train", self.lattice, self.arranged, self.motions, self.events)
 
     def example(self, index: int) -> Example:
         """The example of a training index, the same on every machine."""

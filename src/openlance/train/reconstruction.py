@@ -55,6 +55,8 @@ class AutoencoderRecipe(EncoderRecipe):
     model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     images: tuple[CropBucket, ...] = (CropBucket(1.0, 32),)
     clips: tuple[CropBucket, ...] = (CropBucket(1.0, 3, frames=17),)
+    words: float = 0.35
+    """Share of the training scenes in which a word is written."""
     noise: float = 0.4
     mse: float = 4.0
     gradient: float = 0.5
@@ -65,6 +67,10 @@ class AutoencoderRecipe(EncoderRecipe):
     evaluation_images: int = 16
     """Held-out images of every kind."""
     evaluation_clips: int = 12
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.words <= 1:
+            raise LanceError(f"words {self.words} must be a share from 0 to 1")
 
 
 # Kinds of held-out images, each scored by itself.
@@ -106,7 +112,7 @@ class AutoencoderStage:
         for buckets in (self.recipe.images, self.recipe.clips):
             if buckets:
                 bucket = rng.choices(buckets, [b.share for b in buckets])[0]
-                drawn.append({"pixels": torch.from_numpy(draw_batch(rng, bucket))})
+                drawn.append({"pixels": torch.from_numpy(draw_batch(rng, bucket, self.recipe.words))})
         return drawn
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -159,7 +165,7 @@ class AutoencoderStage:
         """Raw latents (S, C) of training scenes."""
         rng = random.Random(f"statistics-{self.recipe.seed}")
         bucket = CropBucket(1.0, 4, (128, 128), (128, 128), 17 if clips else 1)
-        pieces = [torch.from_numpy(draw_batch(rng, bucket)) for _ in range((images + clips) // 4)]
+        pieces = [torch.from_numpy(draw_batch(rng, bucket, self.recipe.words)) for _ in range((images + clips) // 4)]
         return torch.cat([self.module.encode_raw(to_pixels(p.to(self.recipe.device))).flatten(0, 3) for p in pieces])
 
 
@@ -196,20 +202,20 @@ def _grow(layers: nn.Module, old: nn.ModuleList, complaint: str) -> None:
         raise LanceError(complaint)
 
 
-def draw_batch(rng: random.Random, bucket: CropBucket) -> NDArray[np.uint8]:
-    """Crops (N, F, H, W, 3) of training scenes."""
+def draw_batch(rng: random.Random, bucket: CropBucket, words: float) -> NDArray[np.uint8]:
+    """Crops (N, F, H, W, 3) of training scenes, `words` of which have a word in them."""
     crops: list[NDArray[np.uint8]] = []
     while len(crops) < bucket.batch:
-        crops += draw_crops(rng, bucket)
+        crops += draw_crops(rng, bucket, words)
     return np.stack(crops[: bucket.batch])
 
 
-def draw_crops(rng: random.Random, bucket: CropBucket) -> list[NDArray[np.uint8]]:
+def draw_crops(rng: random.Random, bucket: CropBucket, words: float) -> list[NDArray[np.uint8]]:
     """Crops (F, H, W, 3) of one training scene, each the more varied of two places, since most of a scene is plain background."""
     low, high = bucket.canvas
     height, width = (max(side, 16 * rng.randint(low // 16, high // 16)) for side in bucket.crop)
     options = SceneOptions(
-        ring=rng.choice((1, 2, 2)), textures=0.6, words=0.35, moving=bucket.frames > 1, background=rng.choice([*SCENERIES, *[None] * 6])
+        ring=rng.choice((1, 2, 2)), textures=0.6, words=words, moving=bucket.frames > 1, background=rng.choice([*SCENERIES, *[None] * 6])
     )
     scene = sample_scene(rng, height, width, options)
     pixels = render_clip(scene, height, width, bucket.frames) if bucket.frames > 1 else render(scene, height, width)[None]

@@ -1,7 +1,8 @@
 """What a generator of examples works with: a setting, a seeded source of chance, a voice."""
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from openlance.world.arrange import arrange
 from openlance.world.examples import Medium
@@ -12,7 +13,8 @@ from openlance.world.scene import Scene
 
 @dataclass(frozen=True)
 class Setting:
-    """Size, ring, split and lattice (see SceneOptions) of the examples. Every split but "train" draws seeds from the evaluation range.
+    """Size, ring and split of the examples, lattice, motions and events (see SceneOptions). Every split but "train" draws seeds from
+    the evaluation range.
 
     `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere; a word that
     an edit writes has its letters in columns.
@@ -26,6 +28,8 @@ class Setting:
     split: str = "train"
     lattice: int = 0
     arranged: bool = False
+    motions: Mapping[str, float] = field(default_factory=dict)
+    events: float = SceneOptions.events
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Draw:
     def options(self, **wishes: object) -> SceneOptions:
         """Options of the setting's ring and split."""
         held = {"unseen pairs": "unseen", "unseen words": "unseen"}.get(self.setting.split, "seen")
-        return replace(SceneOptions(ring=self.setting.ring, held=held, lattice=self.setting.lattice), **wishes)  # type: ignore[arg-type]
+        s = self.setting
+        options = SceneOptions(ring=s.ring, held=held, lattice=s.lattice, motions=s.motions, events=s.events)
+        return replace(options, **wishes)  # type: ignore[arg-type]
 
     def arrange(self, scene: Scene, related: bool = False) -> Scene:
         """The scene, its objects in reading order if the setting says so."""

@@ -3,7 +3,8 @@
 import json
 import math
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 
@@ -17,6 +18,7 @@ TURNING = 1.42  # a spinning square sweeps this many times its half side
 COLUMN = 3 / 16  # of the width: five letters leave half a column on either side
 COLUMN_FONT = "mono"
 BAND = 0.34  # share of the height a word keeps for itself
+ALWAYS_POSSIBLE = ("left", "right", "up", "down", "blink", "bounce")  # motions of any object on any canvas
 SPINNING = tuple(k for k in SHAPES + THINGS if k not in ("circle", "ring", "football", "sun", "sunflower", "clock", "pizza"))
 TRAVELS = dict.fromkeys(("left", "right", "up", "down"), (3 / 8, 0.28, 0.45)) | {"bounce": (1 / 4, 0.2, 0.3)}
 """Of motions that go somewhere: the way on a lattice, the shortest and the longest elsewhere, shares of the canvas."""
@@ -29,9 +31,10 @@ class SceneOptions:
 
     `objects` is (fewest, most); `size` fixes one size for all; `textures` is the share of textured shapes; `words` the share of scenes
     with a word; `named` the share of objects put at one of the nine named places; `repeats` the share of scenes of one kind only;
-    `moving` makes a clip: every object moves or stands still and one may have an event; `held` asks for "seen" pairs only (training),
-    "unseen" pairs for every object (evaluation), or "any". `lattice` puts middles on multiples of so many px and gives sizes no play:
-    fewer pictures to learn, for a model that has seen few; 0 puts objects anywhere.
+    `moving` makes a clip: every object moves or stands still and one may have an event; `motions`: how often each comes, 1 where it is
+    not named; `held` asks for "seen" pairs only (training), "unseen" pairs for every object (evaluation), or "any". `lattice` puts
+    middles on multiples of so many px and gives sizes no play: fewer pictures to learn, for a model that has seen few; 0 puts objects
+    anywhere.
     """
 
     ring: int = 1
@@ -46,6 +49,7 @@ class SceneOptions:
     held: str = "seen"
     background: str | None = None
     lattice: int = 0
+    motions: Mapping[str, float] = field(default_factory=dict)
 
 
 def sample_scene(rng: random.Random, height: int = 128, width: int = 128, options: SceneOptions = SceneOptions()) -> Scene:
@@ -212,7 +216,10 @@ def _sample_act(rng: random.Random, scene: Scene, kind: str, options: SceneOptio
     """What a new object does in a clip: a motion, "event" or "still". The active one never just stands still."""
     if not options.moving or (not active and rng.random() < 0.7):
         return "still"
-    return "event" if active and rng.random() < options.events else rng.choice(motions_of(kind, scene))
+    if active and rng.random() < options.events:
+        return "event"
+    motions = motions_of(kind, scene)
+    return rng.choices(motions, [options.motions.get(m, 1.0) for m in motions])[0] if options.motions else rng.choice(motions)
 
 
 def _act(rng: random.Random, scene: Scene, o: Object, act: str, options: SceneOptions) -> Object:
@@ -224,7 +231,7 @@ def _act(rng: random.Random, scene: Scene, o: Object, act: str, options: SceneOp
 def motions_of(kind: str, scene: Scene) -> list[str]:
     """Motions that can be seen: what looks the same from all sides does not spin, small canvases leave no room to grow."""
     room = min(scene.height, scene.width) >= 96
-    return ["left", "right", "up", "down", "blink", "bounce"] + ["spin"] * (kind in SPINNING and room) + ["grow", "shrink"] * room
+    return [*ALWAYS_POSSIBLE] + ["spin"] * (kind in SPINNING and room) + ["grow", "shrink"] * room
 
 
 def with_motion(rng: random.Random, o: Object, kind: str, lattice: int = 0) -> Object:

@@ -1,0 +1,44 @@
+"""What a cache's recipe may ask the world for."""
+
+from collections import Counter
+
+import pytest
+
+from openlance.data.world import WorldData
+from openlance.errors import LanceError
+
+
+def acts(data: WorldData, count: int = 60) -> Counter[str]:
+    scenes = [data.example(index).turns[0].target.scene for index in range(count)]  # type: ignore[union-attr]
+    return Counter(o.event.kind if o.event else o.motion.kind for scene in scenes for o in scene.objects)
+
+
+def test_motions_come_as_often_as_is_asked() -> None:
+    alike = acts(WorldData("t2v"))
+    bouncing = acts(WorldData("t2v", motions={"bounce": 20.0, "spin": 0.0}))
+    assert bouncing["bounce"] > 3 * alike["bounce"] > 0
+    assert alike["spin"] > bouncing["spin"] == 0
+
+
+def test_events_come_as_often_as_is_asked() -> None:
+    events = ("appear", "disappear", "recolour", "stop")
+    never, always = acts(WorldData("t2v", events=0.0)), acts(WorldData("t2v", events=1.0))
+    assert not any(never[event] for event in events)
+    assert sum(always[event] for event in events) >= 50  # one in a clip with anything in it
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"events": 1.5}, "events 1.5 must be a share"),
+        ({"lattice": -1}, "lattice -1"),
+        ({"motions": {"hop": 1.0}}, r"motions \{hop: 1.0\} must be a weight .* left, right, up"),
+        ({"motions": {"still": 1.0}}, r"motions \{still: 1.0\}"),
+        ({"motions": {"spin": -1.0}}, r"motions \{spin: -1.0\}"),
+        ({"motions": {"spin": float("nan")}}, r"motions \{spin: nan\}"),
+        ({"motions": dict.fromkeys(("left", "right", "up", "down", "blink", "bounce"), 0.0)}, "leave objects without one"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(asked: dict[str, object], message: str) -> None:
+    with pytest.raises(LanceError, match=message):
+        WorldData("t2v", **asked)  # type: ignore[arg-type]
