@@ -12,7 +12,7 @@ from openlance.world.draw import Setting
 from openlance.world.examples import Example
 from openlance.world.language import caption
 from openlance.world.lexicon import article, canonical, plural
-from openlance.world.phrasings import PHRASINGS, Voice
+from openlance.world.phrasings import MORE, PHRASINGS, Voice
 from openlance.world.sample import SceneOptions, sample_scene
 from openlance.world.splits import SPLITS, splits
 from openlance.world.tasks import CATEGORIES, make_example
@@ -36,6 +36,18 @@ def test_held_out_phrasings_are_never_said_in_training() -> None:
         held = {Voice(rng, held=True).say(group, **parts) for _ in range(30)}
         assert not said & held
         assert held <= {p.format(**parts) for p in phrasings[-splits().held_phrasings :]}
+
+
+def test_further_phrasings_say_the_same_and_only_where_they_are_asked_for() -> None:
+    for group, further in MORE.items():
+        fields = [set(re.findall(r"{(\w)}", phrasing)) for phrasing in (*further, PHRASINGS[group][0])]
+        assert all(named == fields[0] for named in fields), group
+        assert not set(further) & set(PHRASINGS[group]), group
+        parts = {f: f"<{f}>" for f in fields[0]}
+        filled = {phrasing.format(**parts) for phrasing in further}
+        rng = random.Random(0)
+        assert filled <= {Voice(rng, more=True).say(group, **parts) for _ in range(300)}, group
+        assert not filled & {Voice(rng, held=held).say(group, **parts) for _ in range(100) for held in (False, True)}, group
 
 
 @pytest.mark.parametrize(("task", "category"), EVERYTHING)

@@ -101,7 +101,7 @@ class Rephrase:
         again = REWORDINGS.get(entry["task"])
         if again is None or not entry.get("scene"):
             return Words(entry["task"], entry["text"], entry["answer"], entry["system"])
-        scene, voice = Scene.from_dict(entry["scene"]), Voice(rng, plain=self.plain)
+        scene, voice = Scene.from_dict(entry["scene"]), Voice(rng, plain=self.plain, more=True)
         text, answer = again(self.category or entry["category"], scene, voice) or (entry["text"], entry["answer"])
         more = _further(self._asked(entry), scene, voice, self.questions - 1) if answer is not None else ()
         return Words(entry["task"], text, answer, entry["system"], more)

@@ -306,19 +306,52 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+MORE: dict[str, tuple[str, ...]] = {
+    "picture": ("a painting of {x}", "{x} in a picture", "a sketch of {x}"),
+    "clip": ("{x} in a video", "a recording of {x}", "let me see a clip of {x}"),
+    "first frame": ("what comes next: {x}", "make a video of it: {x}", "go on with {x}"),
+    "place": ("near the {p}", "on the {p} side", "towards the {p}"),
+    "background": ("before a {b} background", "{b} being the background", "and {b} all around"),
+    "scenery": ("before {b}", "{b} being behind it", "with the background showing {b}"),
+    "left of": ("to the right of {a}, {b}", "right of {a}, {b}", "{b} placed right of {a}"),
+    "above": ("below {a}, {b}", "under {a}, {b}", "{b} lower than {a}"),
+    "count": ("{n} similar {x}", "{n} single {x}", "as many as {n} {x}"),
+    "colour after": ("shown in {c}", "that is {c}", "with {c} as its colour"),
+    "striped after": ("that is striped", "showing stripes", "having a pattern of stripes"),
+    "dotted after": ("that is dotted", "showing dots", "having a pattern of dots"),
+    "left": ("{x} wandering to the left", "{x} shifting left", "{x} that goes left"),
+    "right": ("{x} wandering to the right", "{x} shifting right", "{x} that goes right"),
+    "up": ("{x} climbing", "{x} shifting up", "{x} that goes up"),
+    "down": ("{x} dropping", "{x} shifting down", "{x} that goes down"),
+    "grow": ("{x} expanding", "{x} growing in size", "{x} that gets bigger"),
+    "shrink": ("{x} contracting", "{x} shrinking in size", "{x} that gets smaller"),
+    "spin": ("{x} revolving", "{x} spinning around", "{x} that rotates"),
+    "blink": ("{x} turning on and off", "{x} flickering", "{x} that goes on and off"),
+    "bounce": ("{x} moving up and down", "{x} springing", "{x} that jumps up and down"),
+    "still": ("{x} keeping still", "{x} without motion", "{x} that rests"),
+    "appear": ("{x} becoming visible", "{x} turning up", "{x} that is there all at once"),
+    "disappear": ("{x} becoming invisible", "{x} fading away", "{x} that is gone all at once"),
+    "recolour": ("{x} getting {c}", "{x} going {c}", "{x} that changes to {c}"),
+    "stop": ("{x} and then resting", "{x} and halting then", "{x} up to a stop"),
+}  # fmt: skip
+"""Further ways of saying things that only what was cached for training is worded with (`data.world.Rephrase`): what is evaluated stays
+as it was."""
+
 
 @dataclass(frozen=True)
 class Voice:
-    """Chooses words: `held` False speaks the phrasings of training, True only the held-out ones; `plain` always says a thing one way."""
+    """Chooses words: `held` False speaks the phrasings of training, True only the held-out ones; `plain` always says a thing one way;
+    `more` knows more ways."""
 
     rng: random.Random
     held: bool = False
     plain: bool = False
+    more: bool = False
 
     def say(self, group: str, **parts: str) -> str:
         """One phrasing of a group, filled in."""
         last = splits().held_phrasings
-        choices = PHRASINGS[group][-last:] if self.held else PHRASINGS[group][:-last]
+        choices = PHRASINGS[group][-last:] if self.held else PHRASINGS[group][:-last] + (MORE.get(group, ()) if self.more else ())
         return (choices[0] if self.plain else self.rng.choice(choices)).format(**parts)
 
     def varies(self, share: float) -> bool:
