@@ -90,6 +90,23 @@ def test_motions_are_told_apart(kind: str) -> None:
     assert [motion_of(t) for t in tracks] == [kind]
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("bounce", "bounce"), ("still", "spin")])
+def test_what_goes_up_and_down_bounces_though_its_outline_changes(kind: str, expected: str) -> None:
+    shapes = (Object(shape, "red", "solid", "small", 0.5, 0.6, 0.38, Motion(kind, 0.25)) for shape in ("triangle", "diamond"))
+    clip, other = (render_clip(Scene(128, 128, "white", (o,)), 128, 128) for o in shapes)
+    clip[1::2] = other[1::2]
+    tracks, _ = track(clip)
+    assert [motion_of(t) for t in tracks] == [expected]
+
+
+@pytest.mark.parametrize("kind", ["bicycle", "cactus", "chair"])
+def test_things_that_bounce_do_not_spin(kind: str) -> None:
+    for x, y, diameter in ((0.4, 0.7, 0.38), (0.5, 0.62, 0.5), (0.35, 0.65, 0.4)):
+        o = Object(kind, "natural", "solid", "small", x, y, diameter, Motion("bounce", 0.25))
+        tracks, _ = track(render_clip(Scene(128, 128, "black", (o,)), 128, 128))
+        assert [motion_of(t) for t in tracks] == ["bounce"]
+
+
 @pytest.mark.parametrize(("kind", "colour"), [("appear", None), ("disappear", None), ("recolour", "blue")])
 def test_events_are_told_apart(kind: str, colour: str | None) -> None:
     o = Object("star", "red", "solid", "small", 0.5, 0.5, 0.38, event=Event(kind, 9 / 16, colour))

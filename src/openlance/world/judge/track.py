@@ -113,9 +113,22 @@ def motion_of(t: Track) -> str:
         return "grow"
     if ratio <= 0.8:
         return "shrink"
+    if _hops(t):
+        return "bounce"
     if _turning(sights):
         return "spin"
     return "bounce" if float(np.ptp(ys)) >= 0.8 * WAY and float(np.ptp(xs)) < WAY else "still"
+
+
+def _hops(t: Track) -> bool:
+    """True when it goes straight up and down twice as bouncing objects of the world do, whatever its outline does meanwhile: what spins
+    stays where it is, but what moves fast is drawn unevenly and may look turned."""
+    xs, ys = np.array([s.x for s in t.sights]), np.array([s.y for s in t.sights])
+    heights = np.abs(np.sin(2 * np.pi * np.array(t.shown) / max(1, len(t.seen) - 1)))
+    heights, away = heights - heights.mean(), ys.mean() - ys
+    rise = float(heights @ away) / max(float(heights @ heights), 1e-9)
+    unexplained = float(np.square(away - rise * heights).sum()) / max(float(away @ away), 1e-9)
+    return rise >= 0.8 * WAY and unexplained <= 0.25 and float(np.ptp(xs)) < WAY
 
 
 def _gaps(t: Track) -> int:
