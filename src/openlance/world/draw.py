@@ -28,7 +28,7 @@ class Setting:
     split: str = "train"
     lattice: int = 0
     arranged: bool = False
-    motions: Mapping[str, float] = field(default_factory=dict)
+    motions: Mapping[str, float] = field(default_factory=dict, hash=False)
     events: float = SceneOptions.events
 
 

@@ -49,7 +49,7 @@ class SceneOptions:
     held: str = "seen"
     background: str | None = None
     lattice: int = 0
-    motions: Mapping[str, float] = field(default_factory=dict)
+    motions: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 def sample_scene(rng: random.Random, height: int = 128, width: int = 128, options: SceneOptions = SceneOptions()) -> Scene:
