@@ -3,7 +3,7 @@
     python benchmarks/latency.py                    # the embedded model, all cores
     python benchmarks/latency.py --model DIR --threads 1 --repeats 5
 
-Medians over repeats with different seeds. The goals are those of two cores with AVX512-BF16.
+Medians over repeats with different seeds. The goals are those of two cores that multiply bfloat16 fast.
 """
 
 import argparse

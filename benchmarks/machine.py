@@ -12,7 +12,9 @@ import torch
 def describe_machine(threads: int) -> str:
     """Cores, instruction set and torch version."""
     capability = torch.backends.cpu.get_cpu_capability()
-    flags = "AVX512-BF16" if "avx512_bf16" in _cpu_flags() else capability
+    seen = _cpu_flags()
+    flags = "AMX" if "amx_bf16" in seen else "AVX512-BF16" if "avx512_bf16" in seen else capability
+    flags += " of Intel" if "GenuineIntel" in seen else ""
     return f"{os.cpu_count()} cores ({threads} thread(s) used), {platform.machine()}, {flags}, torch {torch.__version__}"
 
 

@@ -23,9 +23,22 @@ def test_one_without_uses_float32_while_that_fits(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="tells of x86 processors")
-def test_what_the_processor_says() -> None:
+@pytest.mark.parametrize(
+    ("bf16", "tiles", "sse4a", "expected"),
+    [(True, True, False, True), (True, False, True, True), (True, False, False, False), (False, False, True, False)],
+    ids=["Intel with AMX", "AMD with AVX512-BF16", "Intel without AMX", "AMD without"],
+)
+def test_what_the_processor_says(monkeypatch: pytest.MonkeyPatch, bf16: bool, tiles: bool, sse4a: bool, expected: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"sse4a": sse4a})
+    assert precision.multiplies_bfloat16.__wrapped__("cpu") == expected
+
+
+def test_what_this_machine_says() -> None:
     flags = torch.cpu.get_capabilities()
-    assert precision.multiplies_bfloat16("cpu") == bool(flags["avx512_bf16"] or flags["amx_tile"])
+    if flags["architecture"] == "x86_64":
+        assert precision.multiplies_bfloat16("cpu") == bool(flags["amx_tile"] or (flags["avx512_bf16"] and flags["sse4a"]))
     assert host_memory() > 1e9
 
 
