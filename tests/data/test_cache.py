@@ -1,5 +1,6 @@
 """What comes out of a cache is what was put in, but for bfloat16; its words can be new."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -125,6 +126,15 @@ def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     fill(tmp_path, "t2i")
     with pytest.raises(LanceError, match="other settings"):
         ShardWriter(tmp_path, {"task": "t2v"})
+
+
+def test_a_folder_from_before_a_field_existed_stands_for_its_default(tmp_path: Path) -> None:
+    ShardWriter(tmp_path, {"world": {"task": "t2i"}, "first": 0})
+    defaults = {"world": {"task": "t2i", "events": 0.2}}
+    with pytest.raises(LanceError, match="other settings"):
+        ShardWriter(tmp_path, {"world": {"task": "t2i", "events": 0.4}, "first": 0}, defaults)
+    ShardWriter(tmp_path, {"world": {"task": "t2i", "events": 0.2}, "first": 0}, defaults)
+    assert json.loads((tmp_path / "cache.json").read_text())["world"] == defaults["world"]
 
 
 def text_of(sample: Sample, role: Role) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from openlance.data.world import WorldData
 from openlance.errors import LanceError
+from openlance.world.phrasings import MORE
 
 
 def acts(data: WorldData, count: int = 60) -> Counter[str]:
@@ -25,6 +26,18 @@ def test_events_come_as_often_as_is_asked() -> None:
     never, always = acts(WorldData("t2v", events=0.0)), acts(WorldData("t2v", events=1.0))
     assert not any(never[event] for event in events)
     assert sum(always[event] for event in events) >= 50  # one in a clip with anything in it
+
+
+def test_edits_are_said_in_more_ways_where_that_is_asked() -> None:
+    """Colours of shapes are changed: the sentences that only training knows come in one of three cases, and never unasked."""
+    starts = tuple(phrasing.split("{")[0] for phrasing in MORE["edit colour"])
+
+    def of_more(asked: bool) -> int:
+        data = WorldData("image_edit", {"colour": 1.0}, more_phrasings=asked)
+        return sum(data.example(index).turns[0].text.startswith(starts) for index in range(200))
+
+    assert of_more(False) == 0
+    assert of_more(True) > 30  # 3 of 11 are 54
 
 
 @pytest.mark.parametrize(

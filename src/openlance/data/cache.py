@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,13 +40,16 @@ class _Shard:
 
 
 class ShardWriter:
-    """Writes shards into a folder that belongs to one set of settings."""
+    """Writes shards into a folder that belongs to one set of settings.
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    `defaults`: by group of settings, what a folder stands for whose settings were written before such a field existed.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], defaults: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "cache.json"
-        if path.exists() and json.loads(path.read_text()) != settings:
+        if path.exists() and _completed(json.loads(path.read_text()), defaults) != settings:
             raise LanceError(f"{folder} holds features made with other settings: choose another folder, or remove it")
         _write(path, json.dumps(settings, indent=1).encode())
 
@@ -156,6 +160,10 @@ def _open(path: Path) -> _Shard:
     except (OSError, SafetensorError) as error:
         raise LanceError(f"{features} cannot be read ({error}): remove {path.name} beside it and build the cache again") from error
     return _Shard(tensors["vision"], tensors["latent"], path.read_bytes().split(b"\n"))
+
+
+def _completed(settings: dict[str, Any], defaults: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    return {**settings, **{group: {**values, **settings.get(group, {})} for group, values in defaults.items()}}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -29,7 +29,8 @@ class WorldData:
     """Examples of one task of the world at one size.
 
     `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
-    `lattice`, `motions` (for clips in which one motion is harder than others) and `events`: see SceneOptions; `arranged`: see Setting.
+    `lattice`, `motions` (for clips in which one motion is harder than others) and `events`: see SceneOptions; `arranged` and
+    `more_phrasings`: see Setting. Cached examples whose scenes alone decide their words are reworded anyway (`Rephrase`).
     """
 
     task: str
@@ -43,6 +44,7 @@ class WorldData:
     arranged: bool = False
     motions: dict[str, float] = field(default_factory=dict)
     events: float = SceneOptions.events
+    more_phrasings: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
@@ -65,7 +67,7 @@ class WorldData:
     @property
     def _setting(self) -> Setting:
         size = self.height, self.width, self.num_frames, self.fps
-        return Setting(*size, self.ring, "train", self.lattice, self.arranged, self.motions, self.events)
+        return Setting(*size, self.ring, "train", self.lattice, self.arranged, self.motions, self.events, self.more_phrasings)
 
     def example(self, index: int) -> Example:
         """The example of a training index, the same on every machine."""

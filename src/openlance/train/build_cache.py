@@ -84,7 +84,7 @@ class CacheBuilder:
         if (Kind.LATENT in example.definition.blocks or example.target) and recipe.autoencoder:
             autoencoder, _, settings["autoencoder"] = read_encoder(recipe.autoencoder, build_autoencoder, device)
         self.encoders = FrozenEncoders(vision, autoencoder)
-        self.writer = ShardWriter(recipe.output, settings)
+        self.writer = ShardWriter(recipe.output, settings, {"world": asdict(WorldData(recipe.world.task))})
 
     def build(self, number: int) -> float:
         """Write a shard if it is not there yet; returns examples a second."""

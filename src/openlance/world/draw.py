@@ -17,7 +17,7 @@ class Setting:
     the evaluation range.
 
     `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere; a word that
-    an edit writes has its letters in columns.
+    an edit writes has its letters in columns. `more_phrasings`: said in further ways too (`phrasings.MORE`), as only training is.
     """
 
     height: int = 128
@@ -30,6 +30,7 @@ class Setting:
     arranged: bool = False
     motions: Mapping[str, float] = field(default_factory=dict, hash=False)
     events: float = SceneOptions.events
+    more_phrasings: bool = False
 
 
 @dataclass(frozen=True)

@@ -313,8 +313,8 @@ MORE: dict[str, tuple[str, ...]] = {
     "place": ("near the {p}", "on the {p} side", "towards the {p}"),
     "background": ("before a {b} background", "{b} being the background", "and {b} all around"),
     "scenery": ("before {b}", "{b} being behind it", "with the background showing {b}"),
-    "left of": ("to the right of {a}, {b}", "right of {a}, {b}", "{b} placed right of {a}"),
-    "above": ("below {a}, {b}", "under {a}, {b}", "{b} lower than {a}"),
+    "left of": ("to the right of {a}, {b}", "on the left side of {b}, {a}", "at the left of {b}, {a}"),
+    "above": ("below {a}, {b}", "over {b}, {a}", "higher than {b}, {a}"),
     "count": ("{n} similar {x}", "{n} single {x}", "as many as {n} {x}"),
     "colour after": ("shown in {c}", "that is {c}", "with {c} as its colour"),
     "striped after": ("that is striped", "showing stripes", "having a pattern of stripes"),
@@ -333,9 +333,35 @@ MORE: dict[str, tuple[str, ...]] = {
     "disappear": ("{x} becoming invisible", "{x} fading away", "{x} that is gone all at once"),
     "recolour": ("{x} getting {c}", "{x} going {c}", "{x} that changes to {c}"),
     "stop": ("{x} and then resting", "{x} and halting then", "{x} up to a stop"),
+    # questions about clips
+    "ask direction": ("Say which way {x} goes.", "In what direction is {x} going?", "{x}: which way does it move?"),
+    "ask action": ("Say what {x} does.", "How does {x} move or change?", "{x}: what does it do?"),
+    "ask who": ("Say which object {v}.", "Find the object that {v}.", "There is an object that {v}: which one?"),
+    "ask count moving": ("How many are in motion?", "Say how many objects move.", "Count what moves."),
+    "ask order": ("Say which {e} first, {a} or {b}.", "{a} or {b}: which {e} first?", "What {e} sooner, {a} or {b}?"),
+    "ask new colour": ("Say which colour {x} turns into.", "Which colour does {x} get?", "In what colour does {x} end?"),
+    "ask counterfactual": (
+        "If {x} had stayed where it was, where would it be?", "Say where {x} would be without moving.",
+        "Where would {x} stand if nothing moved?",
+    ),
+    # edits
+    "edit colour": ("Let the colour of {x} be {c}.", "I want {x} to be {c}.", "Show {x} in {c}."),
+    "edit kind": ("I want {x} to become {y}.", "Morph {x} into {y}.", "Let {x} change into {y}."),
+    "edit texture": ("I want {x} to be {t}.", "Show {x} {t}.", "Let the pattern of {x} be {t}."),
+    "edit add": ("I want {y} {p}.", "Paint {y} {p}.", "Let there be {y} {p}."),
+    "edit remove": ("Cut {x} out.", "I do not want {x}.", "Wipe {x} away."),
+    "edit replace": ("Switch {x} for {y}.", "Take {x} away and put {y} there.", "Let {y} stand where {x} is."),
+    "edit background": ("Have {b} as the background.", "I want {b} as the background.", "Put {b} behind everything."),
+    "edit bigger": ("Let {x} grow.", "I want {x} to be bigger.", "Expand {x}."),
+    "edit smaller": ("Let {x} shrink.", "I want {x} to be smaller.", "Contract {x}."),
+    "edit word": ('I want the text to be "{w}".', 'Turn the word into "{w}".', 'Put "{w}" in place of the word.'),
+    "edit add word": ('Let it say "{w}" in {c} {p}.', 'I want the word "{w}" in {c} {p}.', 'Show the {c} text "{w}" {p}.'),
+    "edit word colour": ("I want the word to be {c}.", "Let the colour of the text be {c}.", "Show the word in {c}."),
+    # subjects
+    "subject": ("what is shown here {r}", "again this object {r}", "the thing of the picture {r}"),
+    "subject clip": ("again this object {r}", "a recording of this object {r}", "let me see the same object {r}"),
 }  # fmt: skip
-"""Further ways of saying things that only what was cached for training is worded with (`data.world.Rephrase`): what is evaluated stays
-as it was."""
+"""Further ways of saying things that only training is worded with (`data.world`): what is evaluated stays as it was."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def make_example(task: str, category: str, index: int, setting: Setting = PICTUR
         raise LanceError(f"unknown split {setting.split!r}: choose one of {', '.join(SPLITS)}")
     seed = example_seed(index, setting.split)
     rng = random.Random(f"{task}/{category}/{seed}")
-    draw = Draw(rng, Voice(rng, setting.split == "unseen phrasings"), setting)
+    draw = Draw(rng, Voice(rng, setting.split == "unseen phrasings", more=setting.more_phrasings), setting)
     for _ in range(ATTEMPTS):
         turns = CATEGORIES[task][category](draw)
         if turns:
