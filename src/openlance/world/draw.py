@@ -1,11 +1,11 @@
 """What a generator of examples works with: a setting, a seeded source of chance, a voice."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from openlance.world.arrange import arrange
-from openlance.world.examples import Medium
+from openlance.world.examples import Medium, Turn
 from openlance.world.phrasings import Voice
 from openlance.world.sample import SceneOptions, in_columns, sample_scene
 from openlance.world.scene import Scene
@@ -70,3 +70,7 @@ class Draw:
     def clip(self, scene: Scene) -> Medium:
         """The scene as a clip."""
         return Medium(scene, self.setting.height, self.setting.width, self.setting.num_frames, self.setting.fps)
+
+
+Maker = Callable[[Draw], tuple[Turn, ...] | None]
+"""Draws the turns of an example of one category, or None where the scene that came has no room for it."""

@@ -1,0 +1,81 @@
+"""The object of a picture elsewhere: in a new picture, in a clip."""
+
+from dataclasses import replace
+
+from openlance.world.draw import Draw
+from openlance.world.edits import keeps_looks
+from openlance.world.examples import Turn
+from openlance.world.facts import Fact, What
+from openlance.world.language import action_facts, action_phrase, an, background_after, place_phrase
+from openlance.world.palette import BACKGROUNDS, NATURAL
+from openlance.world.sample import place_object, sample_background, sample_looks, stands_out
+from openlance.world.scene import Object, Scene, diameters, place_of
+from openlance.world.splits import splits
+
+
+def _reference(draw: Draw) -> Scene | None:
+    background = draw.rng.choice(list(BACKGROUNDS))
+    size = list(diameters(draw.setting.height, draw.setting.width))[-1]
+    scene = draw.scene(objects=(1, 1), background=background, size=size)
+    return scene if scene.objects else None
+
+
+def subject_image(draw: Draw) -> tuple[Turn, ...] | None:
+    """The object of a picture at another place, before another background, perhaps with company."""
+    reference = _reference(draw)
+    if reference is None:
+        return None
+    o = reference.objects[0]
+    background = sample_background(draw.rng, draw.setting.ring)
+    if not _same_on(o, reference.background, background):
+        return None
+    scene = draw.scene(objects=(0, 0), background=background)
+    options = draw.options(named=1.0, held="any", size=None)
+    placed = place_object(draw.rng, scene, o.looks, options)
+    if placed is None or (place := place_of(placed.x, placed.y)) is None:
+        return None
+    scene = replace(scene, objects=(placed,))
+    look = What(o.kind, o.colour, o.texture)
+    parts, facts = [place_phrase(draw.voice, place)], [Fact("object", "1+", replace(look, place=place))]
+    company = _company(draw, scene) if draw.rng.random() < 0.4 else None
+    if company:
+        scene = replace(scene, objects=(placed, company))
+        what = What(company.kind, None if company.colour == NATURAL else company.colour, None)
+        parts.append(f"with {an(draw.voice, what)}")
+        facts.append(Fact("object", "1+", what))
+    parts.append(background_after(draw.voice, background))
+    facts.append(Fact("background", background))
+    text = draw.voice.say("subject", r=" ".join(parts))
+    return (Turn("subject_image", text, (draw.image(reference),), draw.image(scene), facts=tuple(facts)),)
+
+
+def _company(draw: Draw, scene: Scene) -> Object | None:
+    options = draw.options(held="seen", textures=0.0)
+    looks = sample_looks(draw.rng, scene.background, options)
+    kinds = {looks[0], scene.objects[0].kind}
+    return place_object(draw.rng, scene, looks, options) if len(kinds) == 2 and not splits().holds_together(kinds) else None
+
+
+def _same_on(o: Object, old: str, new: str) -> bool:
+    """True when the object looks the same and is seen on both backgrounds."""
+    return old != new and stands_out(o.kind, o.colour, new) and keeps_looks(Scene(128, 128, old, (o,)), new)
+
+
+def subject_video(draw: Draw) -> tuple[Turn, ...] | None:
+    """The object of a picture in motion before another background."""
+    reference = _reference(draw)
+    if reference is None:
+        return None
+    o = reference.objects[0]
+    background = sample_background(draw.rng, draw.setting.ring)
+    if not _same_on(o, reference.background, background):
+        return None
+    scene = draw.scene(objects=(0, 0), background=background)
+    moved = place_object(draw.rng, scene, o.looks, draw.options(moving=True, events=0.0, held="any"), active=True)
+    if moved is None:
+        return None
+    what = What(o.kind, o.colour, o.texture)
+    rest = f"{action_phrase(draw.voice, moved, '')} {background_after(draw.voice, background)}".strip()
+    facts = (Fact("object", "1+", what), *action_facts(moved, what), Fact("background", background))
+    text = draw.voice.say("subject clip", r=rest)
+    return (Turn("subject_video", text, (draw.image(reference),), draw.clip(replace(scene, objects=(moved,))), facts=facts),)
