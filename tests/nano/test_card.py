@@ -117,6 +117,11 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     assert "average_models.py runs/nano/tasks/model runs/nano/rl/model --share 0.6 -o runs/nano/average-1\n" in text
     assert "average_models.py runs/nano/average-1 runs/nano/last/model --share 0.6 -o runs/nano/average-2\n" in text
     assert "0.16 of those after `tasks`, 0.24 of those after `rl`, 0.6 of those after `last`" in text
+    on = [Stage("more", [], [], began_from="runs/old")]
+    text = write_card(tiny_lance(), on, [report], tmp_path / "out", averaged=[("runs/old", 0.4)]).read_text()
+    assert "average_models.py runs/old runs/nano/more/model --share 0.6 -o" in text
+    assert "--averaged runs/old 0.4\n" in text
+    assert "an average: 0.4 of those that `more` went on from, 0.6 of those after `more` (tools" in text
     with pytest.raises(LanceError, match=r"add up to 1\.1"):
         write_card(tiny_lance(), three, [report], tmp_path / "out", averaged=[("tasks", 0.5), ("rl", 0.6)])
     for name, share in (("rl", 0.4), ("tasks", 1.0)):

@@ -85,7 +85,7 @@ def write_card(
     changed = [_changes(pairs)] if pairs else []
     before = [_read_earlier(earlier)] if earlier else []
     began = _began(stages, bool(before))
-    training = [_training(stages, bool(panels), began), *([_averaged(shares)] if shares else []), *changed, *before]
+    training = [_training(stages, bool(panels), began), *([_averaged(shares, stages)] if shares else []), *changed, *before]
     again = _again(reports, stages, pairs is not None, shares, began, earlier)
     pictures = output / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
@@ -115,21 +115,24 @@ def _head(lance: "Lance") -> str:
     return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
 
 
-def _averaged(shares: Shares) -> str:
+def _averaged(shares: Shares, stages: Sequence[Stage]) -> str:
     """What to say of weights between those of several stages."""
-    listed = ", ".join(f"{share:.2g} of those after `{name}`" for name, share in shares)
+    names = [stage.name for stage in stages]
+    where = {name: f"after `{name}`" if name in names else f"that `{names[0]}` went on from" for name, _ in shares}
+    listed = ", ".join(f"{share:.2g} of those {where[name]}" for name, share in shares)
     return f"The weights are an average: {listed} (tools/average_models.py)."
 
 
-def _averaging(shares: Shares) -> list[str]:
+def _averaging(shares: Shares, stages: Sequence[Stage]) -> list[str]:
     """The commands that average, two models at a time."""
+    places = {stage.name: f"runs/nano/{stage.name}/model" for stage in stages}
     (first, total), *others = shares
-    folder = f"runs/nano/{first}/model"
+    folder = places.get(first, first)
     commands = []
     for number, (name, share) in enumerate(others, 1):
         total += share
         output = f"runs/nano/average-{number}"
-        commands.append(f"python tools/average_models.py {folder} runs/nano/{name}/model --share {share / total:.2g} -o {output}")
+        commands.append(f"python tools/average_models.py {folder} {places.get(name, name)} --share {share / total:.2g} -o {output}")
         folder = output
     return commands
 
@@ -294,7 +297,7 @@ def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool,
         commands.append("python tools/compare_words.py BEFORE AFTER --jsonl pairs.jsonl   # models before and after stage four")
         card.append("--pairs pairs.jsonl")
     if shares:
-        commands += _averaging(shares)
+        commands += _averaging(shares, stages)
         card += [f"--averaged {name} {share:.2g}" for name, share in shares[:-1]]
     if earlier:
         card.append(f"--earlier {earlier}")
@@ -333,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs=2,
         default=[],
         metavar=("STAGE", "SHARE"),
-        help="an earlier stage whose weights were averaged in",
+        help="an earlier stage, or the checkpoint that the first went on from, whose weights were averaged in",
     )
     parser.add_argument("--earlier", type=Path, metavar="FILE", help="Markdown about the weights that the first run went on from")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")

@@ -80,14 +80,17 @@ def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 Shares = Sequence[tuple[str, float]]
-"""Stages and their shares in weights that are an average."""
+"""Stages and their shares in weights that are an average; the checkpoint that the first stage went on from counts as one, by its path."""
 
 
 def all_shares(stages: Sequence[Stage], averaged: Shares) -> Shares:
     """All shares: the last stage has what the earlier ones leave. Raises LanceError for a name that is no stage, or if nothing is left."""
     for name, share in averaged:
-        if name not in [stage.name for stage in stages[:-1]] or not 0 < share < 1:
-            raise LanceError(f"averaged '{name}' {share:g} must be an earlier stage and its share between 0 and 1")
+        known = [*(stage.began_from for stage in stages[:1]), *(stage.name for stage in stages[:-1])]
+        if name not in known or not 0 < share < 1:
+            raise LanceError(
+                f"averaged '{name}' {share:g} must be an earlier stage, or what the first went on from, and its share between 0 and 1"
+            )
     rest = 1 - sum(share for _, share in averaged)
     if rest <= 0:
         raise LanceError(f"averaged shares add up to {1 - rest:g}, which leaves nothing of the last stage: they must stay below 1")
