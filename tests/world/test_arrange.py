@@ -124,3 +124,32 @@ def test_stories_say_where_everything_is_and_name_no_sizes_in_edits() -> None:
             first, *rest = make_example("story", category, index, Setting()).turns
             assert all(fact.what is not None and fact.what.place for fact in first.facts if fact.about == "object")
             assert all(turn.before is None or turn.before.size is None for turn in rest)
+
+
+def _turns(task: str, category: str = "free", **settings: object) -> list[tuple[Scene, Scene]]:
+    """(given, asked for) of some examples on a lattice."""
+    setting = Setting(lattice=16, arranged=True, **settings)  # type: ignore[arg-type]
+    turns = [make_example(task, category, index, setting).turns[0] for index in range(40)]
+    return [(turn.inputs[0].scene, turn.target.scene) for turn in turns if turn.target]
+
+
+def _on_lattice(scene: Scene) -> bool:
+    return all((o.x * scene.width / 16).is_integer() and (o.y * scene.height / 16).is_integer() for o in scene.objects)
+
+
+@pytest.mark.parametrize(
+    ("task", "category"), [("i2v", "free"), ("subject_image", "free"), ("subject_video", "free"), ("image_edit", "colour")]
+)
+def test_what_is_given_may_lie_on_no_lattice(task: str, category: str) -> None:
+    anywhere, usual = ([_on_lattice(scene) for scene, _ in _turns(task, category, given_anywhere=asked)] for asked in (True, False))
+    assert sum(anywhere) < 4 < sum(usual)
+
+
+def test_what_the_words_leave_open_follows_the_lattice_where_what_is_given_does_not() -> None:
+    """A first frame does not tell how far its objects will go, nor a subject where its clip begins."""
+    for _, clip in _turns("i2v", given_anywhere=True) + _turns("subject_video", given_anywhere=True):
+        assert all(o.motion.travel == TRAVELS[o.motion.kind][0] for o in clip.objects if o.motion.kind in TRAVELS)
+    for _, clip in _turns("subject_video", given_anywhere=True):
+        assert clip == arrange(clip)
+    ways = {o.motion.travel for index in range(40) for o in make_example("i2v", "free", index).turns[0].target.scene.objects}  # type: ignore[union-attr]
+    assert len(ways) > 8

@@ -29,8 +29,9 @@ class WorldData:
     """Examples of one task of the world at one size.
 
     `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
-    `lattice`, `motions` (for clips in which one motion is harder than others) and `events`: see SceneOptions; `arranged` and
-    `more_phrasings`: see Setting. Cached examples whose scenes alone decide their words are reworded anyway (`Rephrase`).
+    `lattice`, `motions` (for clips in which one motion is harder than others) and `events`: see SceneOptions; `arranged`,
+    `more_phrasings` and `given_anywhere`: see Setting. Cached examples whose words follow from the scene alone are reworded anyway
+    (`Rephrase`).
     """
 
     task: str
@@ -45,6 +46,7 @@ class WorldData:
     motions: dict[str, float] = field(default_factory=dict)
     events: float = SceneOptions.events
     more_phrasings: bool = False
+    given_anywhere: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
@@ -67,7 +69,8 @@ class WorldData:
     @property
     def _setting(self) -> Setting:
         size = self.height, self.width, self.num_frames, self.fps
-        return Setting(*size, self.ring, "train", self.lattice, self.arranged, self.motions, self.events, self.more_phrasings)
+        asked = self.motions, self.events, self.more_phrasings, self.given_anywhere
+        return Setting(*size, self.ring, "train", self.lattice, self.arranged, *asked)
 
     def example(self, index: int) -> Example:
         """The example of a training index, the same on every machine."""

@@ -17,7 +17,9 @@ class Setting:
     the evaluation range.
 
     `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere; a word that
-    an edit writes has its letters in columns. `more_phrasings`: said in further ways too (`phrasings.MORE`), as only training is.
+    an edit writes has its letters in columns. `given_anywhere`: what is given (a first frame, a subject, what is edited) lies on no
+    lattice, as what people bring does not; what the words leave open still does. `more_phrasings`: said in further ways too
+    (`phrasings.MORE`), as only training is.
     """
 
     height: int = 128
@@ -31,6 +33,7 @@ class Setting:
     motions: Mapping[str, float] = field(default_factory=dict, hash=False)
     events: float = SceneOptions.events
     more_phrasings: bool = False
+    given_anywhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class Draw:
         s = self.setting
         options = SceneOptions(ring=s.ring, held=held, lattice=s.lattice, motions=s.motions, events=s.events)
         return replace(options, **wishes)  # type: ignore[arg-type]
+
+    @property
+    def given(self) -> dict[str, object]:
+        """Wishes of a scene that is given."""
+        return {"lattice": 0} if self.setting.given_anywhere else {}
 
     def arrange(self, scene: Scene, related: bool = False) -> Scene:
         """The scene, its objects in reading order if the setting says so."""

@@ -21,7 +21,7 @@ BAND = 0.34  # share of the height a word keeps for itself
 ALWAYS_POSSIBLE = ("left", "right", "up", "down", "blink", "bounce")  # motions of any object on any canvas
 SPINNING = tuple(k for k in SHAPES + THINGS if k not in ("circle", "ring", "football", "sun", "sunflower", "clock", "pizza"))
 TRAVELS = dict.fromkeys(("left", "right", "up", "down"), (3 / 8, 0.28, 0.45)) | {"bounce": (1 / 4, 0.2, 0.3)}
-"""Of motions that go somewhere: the way on a lattice, the shortest and the longest elsewhere, shares of the canvas."""
+"""Of motions that go somewhere: the steady way, the shortest and the longest of the others, shares of the canvas."""
 FRAME_MOMENTS = tuple(i / 8 for i in range(9))
 
 
@@ -34,7 +34,7 @@ class SceneOptions:
     `moving` makes a clip: every object moves or stands still and one may have an event; `motions`: how often each comes, 1 where it is
     not named; `held` asks for "seen" pairs only (training), "unseen" pairs for every object (evaluation), or "any". `lattice` puts
     middles on multiples of so many px and gives sizes no play: fewer pictures to learn, for a model that has seen few; 0 puts objects
-    anywhere.
+    anywhere. `steady` gives all ways one length also off the lattice.
     """
 
     ring: int = 1
@@ -50,6 +50,7 @@ class SceneOptions:
     background: str | None = None
     lattice: int = 0
     motions: Mapping[str, float] = field(default_factory=dict, hash=False)
+    steady: bool = False
 
 
 def sample_scene(rng: random.Random, height: int = 128, width: int = 128, options: SceneOptions = SceneOptions()) -> Scene:
@@ -225,7 +226,7 @@ def _sample_act(rng: random.Random, scene: Scene, kind: str, options: SceneOptio
 def _act(rng: random.Random, scene: Scene, o: Object, act: str, options: SceneOptions) -> Object:
     if act == "still":
         return o
-    return sample_event(rng, scene, o, options) if act == "event" else with_motion(rng, o, act, options.lattice)
+    return sample_event(rng, scene, o, options) if act == "event" else with_motion(rng, o, act, options.steady or options.lattice > 0)
 
 
 def motions_of(kind: str, scene: Scene) -> list[str]:
@@ -234,11 +235,11 @@ def motions_of(kind: str, scene: Scene) -> list[str]:
     return [*ALWAYS_POSSIBLE] + ["spin"] * (kind in SPINNING and room) + ["grow", "shrink"] * room
 
 
-def with_motion(rng: random.Random, o: Object, kind: str, lattice: int = 0) -> Object:
-    """The object with this motion; the start is moved so that the way fits the canvas, if it can. On a lattice all ways are as long."""
+def with_motion(rng: random.Random, o: Object, kind: str, steady: bool = False) -> Object:
+    """The object with this motion; the start is moved so that the way fits the canvas, if it can. `steady` ways are all as long."""
     if kind in TRAVELS:
-        steady, shortest, longest = TRAVELS[kind]
-        motion = Motion(kind, steady if lattice else rng.uniform(shortest, longest))
+        usual, shortest, longest = TRAVELS[kind]
+        motion = Motion(kind, usual if steady else rng.uniform(shortest, longest))
         dx, dy = half_way(motion)
         return replace(o, x=o.x - dx, y=o.y - dy, motion=motion)
     if kind == "shrink":
@@ -258,7 +259,7 @@ def sample_event(rng: random.Random, scene: Scene, o: Object, options: SceneOpti
     kind = rng.choice(("appear", "disappear", "recolour", "stop"))
     when = rng.choice(EVENT_MOMENTS)
     if kind == "stop":
-        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.lattice)
+        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.steady or options.lattice > 0)
         return replace(moving, event=Event("stop", EVENT_MOMENTS[1]))
     if kind == "recolour":
         others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, "seen" if options.held == "seen" else "any")]

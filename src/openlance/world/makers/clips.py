@@ -28,7 +28,7 @@ def t2v(draw: Draw) -> tuple[Turn, ...] | None:
 
 def i2v(draw: Draw) -> tuple[Turn, ...] | None:
     """The first frame is given, the words say what happens."""
-    scene = moving(draw)
+    scene = moving(draw, **draw.given, steady=draw.setting.lattice > 0)
     if scene is None:
         return None
     text, facts = clip_prompt(draw.voice, scene, Detail(texture=False, background=False), "first frame")

@@ -14,7 +14,7 @@ def image_edit(name: str) -> Maker:
     def make(draw: Draw) -> tuple[Turn, ...] | None:
         words = {"text": 0.7}.get(name, 0.1)
         fewest = 2 if name == "remove" else 1
-        source_options = draw.options(objects=(fewest, 3), words=words, held="seen")
+        source_options = draw.options(objects=(fewest, 3), words=words, held="seen", **draw.given)
         scene = sample_scene(draw.rng, draw.setting.height, draw.setting.width, source_options)
         edit = sample_edit(draw, name, scene)
         return (edit_turn(draw, scene, edit),) if edit else None
@@ -34,7 +34,7 @@ def edit_turn(draw: Draw, source: Scene, edit: Edit) -> Turn:
 
 def video_edit(name: str) -> Maker:
     def make(draw: Draw) -> tuple[Turn, ...] | None:
-        scene = moving(draw, objects=(2, 3) if name == "remove" else VIDEO_CLIPS, events=0.0, held="seen")
+        scene = moving(draw, objects=(2, 3) if name == "remove" else VIDEO_CLIPS, events=0.0, held="seen", **draw.given)
         edit = VIDEO_EDITS[name](draw.voice, scene, draw.options()) if scene else None
         if not scene or not edit:
             return None

@@ -16,7 +16,7 @@ from openlance.world.splits import splits
 def _reference(draw: Draw) -> Scene | None:
     background = draw.rng.choice(list(BACKGROUNDS))
     size = list(diameters(draw.setting.height, draw.setting.width))[-1]
-    scene = draw.scene(objects=(1, 1), background=background, size=size)
+    scene = draw.scene(objects=(1, 1), background=background, size=size, **draw.given)
     return scene if scene.objects else None
 
 
@@ -74,8 +74,10 @@ def subject_video(draw: Draw) -> tuple[Turn, ...] | None:
     moved = place_object(draw.rng, scene, o.looks, draw.options(moving=True, events=0.0, held="any"), active=True)
     if moved is None:
         return None
+    scene = draw.arrange(replace(scene, objects=(moved,)))
+    (moved,) = scene.objects
     what = What(o.kind, o.colour, o.texture)
     rest = f"{action_phrase(draw.voice, moved, '')} {background_after(draw.voice, background)}".strip()
     facts = (Fact("object", "1+", what), *action_facts(moved, what), Fact("background", background))
     text = draw.voice.say("subject clip", r=rest)
-    return (Turn("subject_video", text, (draw.image(reference),), draw.clip(replace(scene, objects=(moved,))), facts=facts),)
+    return (Turn("subject_video", text, (draw.image(reference),), draw.clip(scene), facts=facts),)
