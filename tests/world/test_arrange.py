@@ -9,7 +9,7 @@ from openlance.world.arrange import arrange
 from openlance.world.draw import Setting
 from openlance.world.facts import relation_between
 from openlance.world.sample import TRAVELS, SceneOptions, fits, sample_scene
-from openlance.world.scene import Scene, check_scene, diameters
+from openlance.world.scene import Scene, check_scene, diameters, place_of
 from openlance.world.tasks import make_example
 
 CANVASES = [(128, 128), (256, 256), (96, 192), (192, 96), (64, 64)]
@@ -153,3 +153,16 @@ def test_what_the_words_leave_open_follows_the_lattice_where_what_is_given_does_
         assert clip == arrange(clip)
     ways = {o.motion.travel for index in range(40) for o in make_example("i2v", "free", index).turns[0].target.scene.objects}  # type: ignore[union-attr]
     assert len(ways) > 8
+
+
+def test_subjects_stand_in_the_middle_of_their_place_and_their_company_across_from_them() -> None:
+    scenes = [scene for _, scene in _turns("subject_image", given_anywhere=True)]
+    by_place: dict[str | None, set[tuple[float, float, float]]] = {}
+    for scene in scenes:
+        first = scene.objects[0]
+        by_place.setdefault(place_of(first.x, first.y), set()).add((first.x, first.y, first.diameter))
+    assert len(by_place) == 9
+    assert all(len(poses) <= 2 for poses in by_place.values())  # alone, in company
+    pairs = [scene.objects for scene in scenes if len(scene.objects) == 2]
+    assert len(pairs) > 5
+    assert all(place_of(b.x, b.y) == place_of(1 - a.x, 1 - a.y) for a, b in pairs)

@@ -8,8 +8,8 @@ import math
 from dataclasses import replace
 
 from openlance.world.facts import relation_between
-from openlance.world.sample import BAND, fits, half_way
-from openlance.world.scene import GROWTH, Object, Scene, diameters
+from openlance.world.sample import BAND, fits, half_way, inside
+from openlance.world.scene import GROWTH, Object, Scene, diameters, place_of
 
 Points = list[tuple[float, float]]
 """One for every object in scene order, shares of the free part of the canvas."""
@@ -29,6 +29,20 @@ def arrange(scene: Scene, related: bool = False) -> Scene:
             if placed is not None:
                 return placed
     return scene
+
+
+def at_place(scene: Scene, looks: tuple[str, str, str], x: float, y: float, crowded: bool = False) -> Object | None:
+    """An object in the largest size (`crowded`: the smallest) that lets it stand at the named place of a point, moved only as far as the
+    canvas asks; None where no size does, or something is in the way."""
+    short = min(scene.height, scene.width)
+    sizes = diameters(scene.height, scene.width)
+    descending = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    for size in descending[-1:] if crowded else descending:
+        rx, ry = (sizes[size] / 2 * short / side for side in (scene.width, scene.height))
+        new = Object(*looks, size, inside(x, rx), inside(y, ry), sizes[size])
+        if place_of(new.x, new.y) == place_of(x, y) and fits(scene, new):
+            return new
+    return None
 
 
 def _arrangements(count: int, relation: str | None) -> list[Points]:

@@ -175,16 +175,17 @@ def _sample_point(rng: random.Random, scene: Scene, diameter: float, named: bool
         x, y = rng.uniform(0, 1), rng.uniform(0, 1)
     if lattice:
         return _on_lattice(x, rx, lattice / scene.width), _on_lattice(y, ry, lattice / scene.height)
-    return _inside(x, rx), _inside(y, ry)
+    return inside(x, rx), inside(y, ry)
 
 
 def _on_lattice(value: float, radius: float, step: float) -> float:
     """The nearest multiple of a step that keeps an object on the canvas, or anywhere on it if there is none."""
     low, high = math.ceil((radius + EDGE) / step), math.floor((1 - radius - EDGE) / step)
-    return step * min(high, max(low, round(value / step))) if low <= high else _inside(value, radius)
+    return step * min(high, max(low, round(value / step))) if low <= high else inside(value, radius)
 
 
-def _inside(value: float, radius: float) -> float:
+def inside(value: float, radius: float) -> float:
+    """The nearest middle, as a share of a side, at which an object of this radius is on the canvas."""
     return min(1 - radius - EDGE, max(radius + EDGE, value))
 
 

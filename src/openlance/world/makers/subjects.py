@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from openlance.world.arrange import at_place
 from openlance.world.draw import Draw
 from openlance.world.edits import keeps_looks
 from openlance.world.examples import Turn
@@ -30,8 +31,7 @@ def subject_image(draw: Draw) -> tuple[Turn, ...] | None:
     if not _same_on(o, reference.background, background):
         return None
     scene = draw.scene(objects=(0, 0), background=background)
-    options = draw.options(named=1.0, held="any", size=None)
-    placed = place_object(draw.rng, scene, o.looks, options)
+    placed = _at_a_place(draw, scene, o.looks)
     if placed is None or (place := place_of(placed.x, placed.y)) is None:
         return None
     scene = replace(scene, objects=(placed,))
@@ -39,8 +39,9 @@ def subject_image(draw: Draw) -> tuple[Turn, ...] | None:
     parts, facts = [place_phrase(draw.voice, place)], [Fact("object", "1+", replace(look, place=place))]
     company = _company(draw, scene) if draw.rng.random() < 0.4 else None
     if company:
-        scene = replace(scene, objects=(placed, company))
-        what = What(company.kind, None if company.colour == NATURAL else company.colour, None)
+        scene = replace(scene, objects=company)
+        _, other = company
+        what = What(other.kind, None if other.colour == NATURAL else other.colour, None)
         parts.append(f"with {an(draw.voice, what)}")
         facts.append(Fact("object", "1+", what))
     parts.append(background_after(draw.voice, background))
@@ -49,11 +50,33 @@ def subject_image(draw: Draw) -> tuple[Turn, ...] | None:
     return (Turn("subject_image", text, (draw.image(reference),), draw.image(scene), facts=tuple(facts)),)
 
 
-def _company(draw: Draw, scene: Scene) -> Object | None:
+def _at_a_place(draw: Draw, scene: Scene, looks: tuple[str, str, str]) -> Object | None:
+    """In arranged pictures in the middle of the place, as large as fits there, for the words say no size."""
+    if draw.setting.arranged:
+        return at_place(scene, looks, _middle(draw.rng.random()), _middle(draw.rng.random()))
+    return place_object(draw.rng, scene, looks, draw.options(named=1.0, held="any", size=None))
+
+
+def _middle(share: float) -> float:
+    """Of the third of a side in which this share of it lies."""
+    return (2 * int(3 * share) + 1) / 6
+
+
+def _company(draw: Draw, scene: Scene) -> tuple[Object, Object] | None:
+    """The object and another that the words name without a place: in arranged pictures across from the first, both small."""
     options = draw.options(held="seen", textures=0.0)
     looks = sample_looks(draw.rng, scene.background, options)
-    kinds = {looks[0], scene.objects[0].kind}
-    return place_object(draw.rng, scene, looks, options) if len(kinds) == 2 and not splits().holds_together(kinds) else None
+    (first,) = scene.objects
+    kinds = {looks[0], first.kind}
+    if len(kinds) < 2 or splits().holds_together(kinds):
+        return None
+    if draw.setting.arranged:
+        alone = at_place(replace(scene, objects=()), first.looks, _middle(first.x), _middle(first.y), crowded=True)
+        scene = replace(scene, objects=(alone,) if alone else ())
+        other = at_place(scene, looks, _middle(1 - first.x), _middle(1 - first.y), crowded=True)
+        return (alone, other) if alone and other else None
+    other = place_object(draw.rng, scene, looks, options)
+    return (first, other) if other else None
 
 
 def _same_on(o: Object, old: str, new: str) -> bool:
