@@ -52,6 +52,11 @@ class SceneOptions:
     motions: Mapping[str, float] = field(default_factory=dict, hash=False)
     steady: bool = False
 
+    @property
+    def one_way(self) -> bool:
+        """Whether motions that go somewhere all go as far."""
+        return self.steady or self.lattice > 0
+
 
 def sample_scene(rng: random.Random, height: int = 128, width: int = 128, options: SceneOptions = SceneOptions()) -> Scene:
     """A scene that fits the canvas: at all moments objects are apart, on the canvas, and stand out from the background.
@@ -227,7 +232,7 @@ def _sample_act(rng: random.Random, scene: Scene, kind: str, options: SceneOptio
 def _act(rng: random.Random, scene: Scene, o: Object, act: str, options: SceneOptions) -> Object:
     if act == "still":
         return o
-    return sample_event(rng, scene, o, options) if act == "event" else with_motion(rng, o, act, options.steady or options.lattice > 0)
+    return sample_event(rng, scene, o, options) if act == "event" else with_motion(rng, o, act, options.one_way)
 
 
 def motions_of(kind: str, scene: Scene) -> list[str]:
@@ -260,7 +265,7 @@ def sample_event(rng: random.Random, scene: Scene, o: Object, options: SceneOpti
     kind = rng.choice(("appear", "disappear", "recolour", "stop"))
     when = rng.choice(EVENT_MOMENTS)
     if kind == "stop":
-        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.steady or options.lattice > 0)
+        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.one_way)
         return replace(moving, event=Event("stop", EVENT_MOMENTS[1]))
     if kind == "recolour":
         others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, "seen" if options.held == "seen" else "any")]

@@ -11,6 +11,7 @@ VIDEO_CLIPS = (1, 2)
 
 
 def moving(draw: Draw, **wishes: object) -> Scene | None:
+    """A scene of a clip, None where nothing in it moves."""
     scene = draw.scene(**{"moving": True, "objects": VIDEO_CLIPS, "repeats": 0.0, **wishes})
     return scene if scene.moves else None
 

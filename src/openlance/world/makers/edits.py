@@ -23,11 +23,13 @@ def image_edit(name: str) -> Maker:
 
 
 def sample_edit(draw: Draw, name: str, scene: Scene) -> Edit | None:
+    """An edit of this kind of a picture, None where the picture has nothing for it."""
     edit = IMAGE_EDITS[name](draw.voice, scene, draw.options()) if scene.objects else None
     return replace(edit, scene=draw.edited(scene, edit.scene)) if edit else None
 
 
 def edit_turn(draw: Draw, source: Scene, edit: Edit) -> Turn:
+    """The turn that asks for an edit of a picture."""
     inputs, target = (draw.image(source),), draw.image(edit.scene)
     return Turn("image_edit", edit.text, inputs, target, facts=edit.facts, before=edit.before, after=edit.after)
 

@@ -14,23 +14,26 @@ from openlance.world.scene import Object, Scene, diameters, place_of
 from openlance.world.splits import splits
 
 
-def _reference(draw: Draw) -> Scene | None:
+def _subject(draw: Draw) -> tuple[Scene, Scene] | None:
+    """A picture of one object, and the empty scene before another background where it is to come."""
     background = draw.rng.choice(list(BACKGROUNDS))
     size = list(diameters(draw.setting.height, draw.setting.width))[-1]
-    scene = draw.scene(objects=(1, 1), background=background, size=size, **draw.given)
-    return scene if scene.objects else None
+    reference = draw.scene(objects=(1, 1), background=background, size=size, **draw.given)
+    if not reference.objects:
+        return None
+    background = sample_background(draw.rng, draw.setting.ring)
+    if not _same_on(reference.objects[0], reference.background, background):
+        return None
+    return reference, draw.scene(objects=(0, 0), background=background)
 
 
 def subject_image(draw: Draw) -> tuple[Turn, ...] | None:
     """The object of a picture at another place, before another background, perhaps with company."""
-    reference = _reference(draw)
-    if reference is None:
+    subject = _subject(draw)
+    if subject is None:
         return None
+    reference, scene = subject
     o = reference.objects[0]
-    background = sample_background(draw.rng, draw.setting.ring)
-    if not _same_on(o, reference.background, background):
-        return None
-    scene = draw.scene(objects=(0, 0), background=background)
     placed = _at_a_place(draw, scene, o.looks)
     if placed is None or (place := place_of(placed.x, placed.y)) is None:
         return None
@@ -44,8 +47,8 @@ def subject_image(draw: Draw) -> tuple[Turn, ...] | None:
         what = What(other.kind, None if other.colour == NATURAL else other.colour, None)
         parts.append(f"with {an(draw.voice, what)}")
         facts.append(Fact("object", "1+", what))
-    parts.append(background_after(draw.voice, background))
-    facts.append(Fact("background", background))
+    parts.append(background_after(draw.voice, scene.background))
+    facts.append(Fact("background", scene.background))
     text = draw.voice.say("subject", r=" ".join(parts))
     return (Turn("subject_image", text, (draw.image(reference),), draw.image(scene), facts=tuple(facts)),)
 
@@ -86,21 +89,18 @@ def _same_on(o: Object, old: str, new: str) -> bool:
 
 def subject_video(draw: Draw) -> tuple[Turn, ...] | None:
     """The object of a picture in motion before another background."""
-    reference = _reference(draw)
-    if reference is None:
+    subject = _subject(draw)
+    if subject is None:
         return None
+    reference, scene = subject
     o = reference.objects[0]
-    background = sample_background(draw.rng, draw.setting.ring)
-    if not _same_on(o, reference.background, background):
-        return None
-    scene = draw.scene(objects=(0, 0), background=background)
     moved = place_object(draw.rng, scene, o.looks, draw.options(moving=True, events=0.0, held="any"), active=True)
     if moved is None:
         return None
     scene = draw.arrange(replace(scene, objects=(moved,)))
     (moved,) = scene.objects
     what = What(o.kind, o.colour, o.texture)
-    rest = f"{action_phrase(draw.voice, moved, '')} {background_after(draw.voice, background)}".strip()
-    facts = (Fact("object", "1+", what), *action_facts(moved, what), Fact("background", background))
+    rest = f"{action_phrase(draw.voice, moved, '')} {background_after(draw.voice, scene.background)}".strip()
+    facts = (Fact("object", "1+", what), *action_facts(moved, what), Fact("background", scene.background))
     text = draw.voice.say("subject clip", r=rest)
     return (Turn("subject_video", text, (draw.image(reference),), draw.clip(scene), facts=facts),)
