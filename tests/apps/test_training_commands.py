@@ -59,6 +59,11 @@ def test_world_examples_on_a_lattice_in_reading_order(tmp_path: Path, capsys: py
         assert main(["world", "sheet", "t2i", "--category", "single", "-n", "2", "-o", str(tmp_path / f"{name}.png"), *options]) == 0
         drawn[name] = (tmp_path / f"{name}.png").read_bytes()
     assert drawn["free"] != drawn["arranged"]
+    for name, options in (("on", []), ("off", ["--given-anywhere"])):
+        given = ["world", "sheet", "subject_image", "-n", "2", "-o", str(tmp_path / f"{name}.png"), "--lattice", "16", *options]
+        assert main(given) == 0
+        drawn[name] = (tmp_path / f"{name}.png").read_bytes()
+    assert drawn["on"] != drawn["off"]
     assert main(["world", "sheet", "t2i", "--lattice", "-1", "-o", str(tmp_path / "no.png")]) == 2
     assert "--lattice -1" in capsys.readouterr().err
     assert not (tmp_path / "no.png").exists()

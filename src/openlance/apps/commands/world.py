@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("HEIGHT", "WIDTH"))
         action.add_argument("--lattice", type=int, default=0, metavar="PX", help="objects on multiples of PX (default: anywhere)")
         action.add_argument("--arranged", action="store_true", help="objects whose places are left open stand in reading order")
+        action.add_argument("--given-anywhere", action="store_true", help="what is given lies on no lattice")
         action.add_argument("-o", "--output", type=Path, default=Path(default))
     judged = actions.add_parser("judge", help="what a judge sees in pictures and clips")
     judged.add_argument("media", type=Path, nargs="+")
@@ -80,7 +81,8 @@ def make_examples(args: argparse.Namespace) -> list[Example]:
     if args.lattice < 0:
         raise LanceError(f"--lattice {args.lattice}: a number of px, or 0 for none")
     height, width = args.size
-    setting = Setting(height, width, ring=args.ring, split=args.split, lattice=args.lattice, arranged=args.arranged)
+    placed = {"lattice": args.lattice, "arranged": args.arranged, "given_anywhere": args.given_anywhere}
+    setting = Setting(height, width, ring=args.ring, split=args.split, **placed)
     return [make_example(args.task, chosen[i % len(chosen)], args.seed + i, setting) for i in range(args.number)]
 
 
