@@ -199,13 +199,18 @@ def pose(o: Object, u: float, seconds: float) -> Pose:
     dx = {"left": -motion.travel, "right": motion.travel}.get(motion.kind, 0.0) * go
     dy = {"up": -motion.travel, "down": motion.travel}.get(motion.kind, 0.0) * go
     if motion.kind == "bounce":
-        dy = -motion.travel * abs(math.sin(2 * math.pi * go))
+        dy = -motion.travel * hop(go)
     factor = {"grow": GROWTH**go, "shrink": GROWTH**-go}.get(motion.kind, 1.0)
     shown = not (motion.kind == "blink" and _dark(seconds))
     if event is not None and event.kind in ("appear", "disappear"):
         shown = shown and after == (event.kind == "appear")
     colour = event.colour if after and event is not None and event.colour else o.colour
     return Pose(o.x + dx, o.y + dy, o.diameter * factor, 180.0 * go if motion.kind == "spin" else 0.0, colour, shown)
+
+
+def hop(u: float) -> float:
+    """How high what bounces is at moment u of a clip, as a share of its height: twice up and down."""
+    return abs(math.sin(2 * math.pi * u))
 
 
 def _dark(seconds: float) -> bool:

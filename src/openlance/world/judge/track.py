@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from openlance.world.judge.recognise import Seen
 from openlance.world.judge.segment import square_crop
 from openlance.world.judge.view import View, look
+from openlance.world.scene import hop
 
 JUMP = 0.22
 """Longest way of a centre from one visible frame to the next, in shares of the canvas."""
@@ -124,7 +125,7 @@ def _hops(t: Track) -> bool:
     """True when it goes straight up and down twice as bouncing objects of the world do, whatever its outline does meanwhile: what spins
     stays where it is, but what moves fast is drawn unevenly and may look turned."""
     xs, ys = np.array([s.x for s in t.sights]), np.array([s.y for s in t.sights])
-    heights = np.abs(np.sin(2 * np.pi * np.array(t.shown) / max(1, len(t.seen) - 1)))
+    heights = np.array([hop(frame / max(1, len(t.seen) - 1)) for frame in t.shown])
     heights, away = heights - heights.mean(), ys.mean() - ys
     rise = float(heights @ away) / max(float(heights @ heights), 1e-9)
     unexplained = float(np.square(away - rise * heights).sum()) / max(float(away @ away), 1e-9)
