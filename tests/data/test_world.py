@@ -21,6 +21,17 @@ def test_motions_come_as_often_as_is_asked() -> None:
     assert alike["spin"] > bouncing["spin"] == 0
 
 
+@pytest.mark.parametrize(("task", "most"), [("t2v", 3), ("i2v", 2), ("video_edit", 2)])
+def test_clips_have_as_many_objects_as_is_asked_and_the_task_has(task: str, most: int) -> None:
+    def counts(fewest: int) -> list[int]:
+        data = WorldData(task, fewest_objects=fewest, categories={"colour": 1} if task == "video_edit" else None)
+        return [len(turn.target.scene.objects) for index in range(40) for turn in data.example(index).turns[:1] if turn.target]
+
+    assert set(counts(1)) == set(range(1, most + 1))
+    assert counts(3).count(most) > 1.3 * counts(1).count(most) > 0
+    assert sum(counts(3)) > 0.8 * 40 * most  # there is not always room for one
+
+
 def test_events_come_as_often_as_is_asked() -> None:
     events = ("appear", "disappear", "recolour", "stop")
     never, always = acts(WorldData("t2v", events=0.0)), acts(WorldData("t2v", events=1.0))
@@ -44,6 +55,7 @@ def test_edits_are_said_in_more_ways_where_that_is_asked() -> None:
     ("asked", "message"),
     [
         ({"events": 1.5}, "events 1.5 must be a share"),
+        ({"fewest_objects": 4}, "fewest_objects 4 must be from 1 to 3"),
         ({"lattice": -1}, "lattice -1"),
         ({"motions": {"hop": 1.0}}, r"motions \{hop: 1.0\} must be a weight .* left, right, up"),
         ({"motions": {"still": 1.0}}, r"motions \{still: 1.0\}"),

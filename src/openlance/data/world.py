@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import inf
 from random import Random
 from typing import Any
@@ -15,6 +15,7 @@ from openlance.world.examples import Example, Turn
 from openlance.world.examples import Medium as WorldMedium
 from openlance.world.facts import What
 from openlance.world.language import BRIEF, Detail, an, clip_prompt, full_detail, object_groups, prompt, sample_detail
+from openlance.world.makers.clips import MOST_OBJECTS
 from openlance.world.palette import MOTIONS
 from openlance.world.phrasings import Voice
 from openlance.world.questions import IMAGE_QUESTIONS
@@ -30,8 +31,8 @@ class WorldData:
 
     `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
     `lattice`, `motions` (for clips in which one motion is harder than others) and `events`: see SceneOptions; `arranged`,
-    `more_phrasings` and `given_anywhere`: see Setting. Cached examples whose words follow from the scene alone are reworded anyway
-    (`Rephrase`).
+    `more_phrasings`, `given_anywhere` and `fewest_objects`: see Setting. Cached examples whose words follow from the scene alone are
+    reworded anyway (`Rephrase`).
     """
 
     task: str
@@ -47,6 +48,7 @@ class WorldData:
     events: float = SceneOptions.events
     more_phrasings: bool = False
     given_anywhere: bool = False
+    fewest_objects: int = 1
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.shares()) - set(CATEGORIES.get(self.task, {})))
@@ -57,6 +59,8 @@ class WorldData:
             raise LanceError(f"lattice {self.lattice} must be a number of px, or 0 for none")
         if not 0 <= self.events <= 1:
             raise LanceError(f"events {self.events} must be a share from 0 to 1")
+        if not 1 <= self.fewest_objects <= MOST_OBJECTS:
+            raise LanceError(f"fewest_objects {self.fewest_objects} must be from 1 to {MOST_OBJECTS}, the most that a clip has")
         for motion, weight in self.motions.items():
             if motion not in MOTIONS[1:] or not 0 <= weight < inf:
                 raise LanceError(f"motions {{{motion}: {weight}}} must be a weight from 0 of one of {', '.join(MOTIONS[1:])}")
@@ -68,9 +72,7 @@ class WorldData:
 
     @property
     def _setting(self) -> Setting:
-        size = self.height, self.width, self.num_frames, self.fps
-        asked = self.motions, self.events, self.more_phrasings, self.given_anywhere
-        return Setting(*size, self.ring, "train", self.lattice, self.arranged, *asked)
+        return Setting(**{f.name: getattr(self, f.name) for f in fields(Setting) if f.name != "split"})
 
     def example(self, index: int) -> Example:
         """The example of a training index, the same on every machine."""

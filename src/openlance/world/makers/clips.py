@@ -8,17 +8,20 @@ from openlance.world.language import Detail, clip_prompt, sample_detail
 from openlance.world.scene import Scene, still
 
 VIDEO_CLIPS = (1, 2)
+MOST_OBJECTS = 3  # in a clip
 
 
-def moving(draw: Draw, **wishes: object) -> Scene | None:
+def moving(draw: Draw, objects: tuple[int, int], **wishes: object) -> Scene | None:
     """A scene of a clip, None where nothing in it moves."""
-    scene = draw.scene(**{"moving": True, "objects": VIDEO_CLIPS, "repeats": 0.0, **wishes})
+    fewest, most = objects
+    objects = max(fewest, min(draw.setting.fewest_objects, most)), most
+    scene = draw.scene(**{"moving": True, "objects": objects, "repeats": 0.0, **wishes})
     return scene if scene.moves else None
 
 
 def t2v(draw: Draw) -> tuple[Turn, ...] | None:
-    """One or two objects and what they do."""
-    scene = moving(draw, objects=(1, 3))
+    """One to three objects and what they do."""
+    scene = moving(draw, (1, MOST_OBJECTS))
     if scene is None:
         return None
     scene = draw.arrange(scene)
@@ -29,7 +32,7 @@ def t2v(draw: Draw) -> tuple[Turn, ...] | None:
 
 def i2v(draw: Draw) -> tuple[Turn, ...] | None:
     """The first frame is given, the words say what happens."""
-    scene = moving(draw, **draw.given, steady=draw.setting.lattice > 0)
+    scene = moving(draw, VIDEO_CLIPS, **draw.given, steady=draw.setting.lattice > 0)
     if scene is None:
         return None
     text, facts = clip_prompt(draw.voice, scene, Detail(texture=False, background=False), "first frame")

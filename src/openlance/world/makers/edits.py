@@ -5,7 +5,7 @@ from dataclasses import replace
 from openlance.world.draw import Draw, Maker
 from openlance.world.edits import IMAGE_EDITS, VIDEO_EDITS, Edit
 from openlance.world.examples import Turn
-from openlance.world.makers.clips import VIDEO_CLIPS, moving
+from openlance.world.makers.clips import MOST_OBJECTS, VIDEO_CLIPS, moving
 from openlance.world.sample import sample_scene
 from openlance.world.scene import Scene
 
@@ -36,7 +36,7 @@ def edit_turn(draw: Draw, source: Scene, edit: Edit) -> Turn:
 
 def video_edit(name: str) -> Maker:
     def make(draw: Draw) -> tuple[Turn, ...] | None:
-        scene = moving(draw, objects=(2, 3) if name == "remove" else VIDEO_CLIPS, events=0.0, held="seen", **draw.given)
+        scene = moving(draw, (2, MOST_OBJECTS) if name == "remove" else VIDEO_CLIPS, events=0.0, held="seen", **draw.given)
         edit = VIDEO_EDITS[name](draw.voice, scene, draw.options()) if scene else None
         if not scene or not edit:
             return None

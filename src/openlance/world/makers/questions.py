@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from openlance.world.draw import Draw, Maker
 from openlance.world.examples import Turn
-from openlance.world.makers.clips import moving
+from openlance.world.makers.clips import MOST_OBJECTS, moving
 from openlance.world.questions import IMAGE_QUESTIONS
 from openlance.world.scene import EVENT_MOMENTS, Event, Scene
 from openlance.world.video_questions import VIDEO_QUESTIONS
@@ -23,7 +23,7 @@ def image_question(name: str) -> Maker:
 
 def video_question(name: str) -> Maker:
     def make(draw: Draw) -> tuple[Turn, ...] | None:
-        scene = _two_events(draw) if name == "order" else moving(draw, objects=(1, 3), events=0.8 if name == "state change" else 0.2)
+        scene = _two_events(draw) if name == "order" else moving(draw, (1, MOST_OBJECTS), events=0.8 if name == "state change" else 0.2)
         question = VIDEO_QUESTIONS[name](draw.voice, scene) if scene else None
         return (Turn("understand", question.text, (draw.clip(scene),), answer=question.answer),) if scene and question else None
 
