@@ -81,8 +81,15 @@ def make_examples(args: argparse.Namespace) -> list[Example]:
     if args.lattice < 0:
         raise LanceError(f"--lattice {args.lattice}: a number of px, or 0 for none")
     height, width = args.size
-    placed = {"lattice": args.lattice, "arranged": args.arranged, "given_anywhere": args.given_anywhere}
-    setting = Setting(height, width, ring=args.ring, split=args.split, **placed)
+    setting = Setting(
+        height,
+        width,
+        ring=args.ring,
+        split=args.split,
+        lattice=args.lattice,
+        arranged=args.arranged,
+        given_anywhere=args.given_anywhere,
+    )
     return [make_example(args.task, chosen[i % len(chosen)], args.seed + i, setting) for i in range(args.number)]
 
 
