@@ -67,3 +67,12 @@ def test_edits_are_said_in_more_ways_where_that_is_asked() -> None:
 def test_what_cannot_be_drawn_is_refused(asked: dict[str, object], message: str) -> None:
     with pytest.raises(LanceError, match=message):
         WorldData("t2v", **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asked", [{"events": 0.5}, {"motions": {"spin": 2.0}}, {"fewest_objects": 2}])
+def test_what_is_of_clips_is_refused_where_there_are_none(asked: dict[str, object]) -> None:
+    for task, categories in (("t2i", None), ("image_edit", None), ("understand", {"colour": 1.0})):
+        with pytest.raises(LanceError, match=f"task '{task}' .* has no clips: leave out {next(iter(asked))}"):
+            WorldData(task, categories, **asked)  # type: ignore[arg-type]
+    for task, categories in (("video_edit", None), ("story", None), ("understand", {"colour": 1.0, "video who": 1.0})):
+        WorldData(task, categories, **asked)  # type: ignore[arg-type]

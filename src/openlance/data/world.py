@@ -24,6 +24,14 @@ from openlance.world.scene import Scene
 from openlance.world.tasks import CATEGORIES, make_example
 from openlance.world.video_questions import VIDEO_QUESTIONS
 
+OF_CLIPS = ("motions", "events", "fewest_objects")
+"""What a setting says of clips alone."""
+
+
+def asks_of_clips(category: str) -> bool:
+    """Whether a category of questions is about clips."""
+    return category.startswith("video ")
+
 
 @dataclass(frozen=True)
 class WorldData:
@@ -31,8 +39,8 @@ class WorldData:
 
     `categories`: share of each category, all alike when empty. `story` gives its turns as examples of their own tasks.
     `lattice`, `motions` (for clips in which one motion is harder than others) and `events`: see SceneOptions; `arranged`,
-    `more_phrasings`, `given_anywhere` and `fewest_objects`: see Setting. Cached examples whose words follow from the scene alone are
-    reworded anyway (`Rephrase`).
+    `more_phrasings`, `given_anywhere` and `fewest_objects`: see Setting. What is of clips alone is refused where a task has none.
+    Cached examples whose words follow from the scene alone are reworded anyway (`Rephrase`).
     """
 
     task: str
@@ -66,9 +74,15 @@ class WorldData:
                 raise LanceError(f"motions {{{motion}: {weight}}} must be a weight from 0 of one of {', '.join(MOTIONS[1:])}")
         if self.motions and not any(self.motions.get(motion, 1.0) for motion in ALWAYS_POSSIBLE):
             raise LanceError(f"motions {self.motions} leave objects without one: give one of {', '.join(ALWAYS_POSSIBLE)} a weight")
+        asked = [name for name in OF_CLIPS if getattr(self, name) != getattr(Setting(), name)]
+        if asked and not self._has_clips():
+            raise LanceError(f"task '{self.task}' with categories {sorted(self.shares())} has no clips: leave out {', '.join(asked)}")
 
     def shares(self) -> Mapping[str, float]:
         return self.categories or dict.fromkeys(CATEGORIES.get(self.task, {}), 1.0)
+
+    def _has_clips(self) -> bool:
+        return self.task in ("t2v", "i2v", "video_edit", "subject_video", "story") or any(map(asks_of_clips, self.shares()))
 
     @property
     def _setting(self) -> Setting:
@@ -117,8 +131,8 @@ class Rephrase:
         """Categories of the questions after the first."""
         if self.category:
             return [self.category]
-        of_clips = entry["category"].startswith("video ")
-        return [name for name in CATEGORIES["understand"] if name.startswith("video ") == of_clips]
+        of_clips = asks_of_clips(entry["category"])
+        return [name for name in CATEGORIES["understand"] if asks_of_clips(name) == of_clips]
 
 
 def _further(asked: list[str], scene: Scene, voice: Voice, count: int) -> tuple[tuple[str, str], ...]:
@@ -160,8 +174,7 @@ def _first_frame(category: str, scene: Scene, voice: Voice) -> Said:
 
 
 def _question(category: str, scene: Scene, voice: Voice) -> Said:
-    of_clips = category.startswith("video ")
-    ask = VIDEO_QUESTIONS[category.removeprefix("video ")] if of_clips else IMAGE_QUESTIONS[category]
+    ask = VIDEO_QUESTIONS[category.removeprefix("video ")] if asks_of_clips(category) else IMAGE_QUESTIONS[category]
     question = ask(voice, scene)
     return (question.text, question.answer) if question else None
 
