@@ -10,6 +10,7 @@ from typing import Any
 
 from openlance.data.records import IMAGE, VIDEO, Medium, Record, Words
 from openlance.errors import LanceError
+from openlance.sequence.tasks import TASKS
 from openlance.world.draw import Setting
 from openlance.world.examples import Example, Turn
 from openlance.world.examples import Medium as WorldMedium
@@ -82,7 +83,8 @@ class WorldData:
         return self.categories or dict.fromkeys(CATEGORIES.get(self.task, {}), 1.0)
 
     def _has_clips(self) -> bool:
-        return self.task in ("t2v", "i2v", "video_edit", "subject_video", "story") or any(map(asks_of_clips, self.shares()))
+        task = TASKS.get(self.task)  # None: a story, which may end in a clip
+        return task is None or task.output == "video" or any(map(asks_of_clips, self.shares()))
 
     @property
     def _setting(self) -> Setting:
