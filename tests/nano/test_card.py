@@ -108,25 +108,6 @@ def test_stage_four_counts_iterations_and_shows_its_evaluations(tmp_path: Path, 
     assert "| unseen words | PP-OCR, which it was not trained on | exact | 0.500 | 0.750 | +0.250 [" in text
     assert " | 2 / 1 / 4 |" in text
     assert "--run runs/nano/rl --pairs pairs.jsonl\n" in text
-    text = write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=[("tasks", 0.4)]).read_text()
-    assert "average_models.py runs/nano/tasks/model runs/nano/rl/model --share 0.6 -o" in text
-    assert "--averaged tasks 0.4\n" in text
-    assert "an average: 0.4 of those after `tasks`, 0.6 of those after `rl` (tools" in text
-    three = [*stages, Stage("last", [], [])]
-    text = write_card(tiny_lance(), three, [report], tmp_path / "out", averaged=[("tasks", 0.16), ("rl", 0.24)]).read_text()
-    assert "average_models.py runs/nano/tasks/model runs/nano/rl/model --share 0.6 -o runs/nano/average-1\n" in text
-    assert "average_models.py runs/nano/average-1 runs/nano/last/model --share 0.6 -o runs/nano/average-2\n" in text
-    assert "0.16 of those after `tasks`, 0.24 of those after `rl`, 0.6 of those after `last`" in text
-    on = [Stage("more", [], [], began_from="runs/old")]
-    text = write_card(tiny_lance(), on, [report], tmp_path / "out", averaged=[("runs/old", 0.4)]).read_text()
-    assert "average_models.py runs/old runs/nano/more/model --share 0.6 -o" in text
-    assert "--averaged runs/old 0.4\n" in text
-    assert "an average: 0.4 of those that `more` went on from, 0.6 of those after `more` (tools" in text
-    with pytest.raises(LanceError, match=r"add up to 1\.1"):
-        write_card(tiny_lance(), three, [report], tmp_path / "out", averaged=[("tasks", 0.5), ("rl", 0.6)])
-    for name, share in (("rl", 0.4), ("tasks", 1.0)):
-        with pytest.raises(LanceError, match=f"averaged '{name}' {share:g}"):
-            write_card(tiny_lance(), stages, [report], tmp_path / "out", averaged=[(name, share)])
     for content in ("", "{}\n", '{"kind": "words", "measure": "a", "scores": [1]}\n'):
         file.write_text(content)
         with pytest.raises(LanceError, match=r"pairs\.jsonl.*compare_words"):
@@ -176,10 +157,15 @@ def test_weights_are_known_again_in_another_precision() -> None:
     assert weights_digest(one) == weights_digest(other)
 
 
-def test_a_share_must_be_a_number(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--report", "eval", "--averaged", "tasks", "half"])
-    assert "shares must be numbers between 0 and 1: could not convert string to float: 'half'" in capsys.readouterr().err
+def test_an_average_is_a_stage(tmp_path: Path, report: Path) -> None:
+    values = {"average": ["runs/old", "runs/nano/tasks/model"], "share": 0.6}
+    (tmp_path / "between").mkdir()
+    (tmp_path / "between" / "recipe.json").write_text(json.dumps(values))
+    stages = [stage(tmp_path / "tasks"), Stage.read(tmp_path / "between"), Stage("more", [], [])]
+    text = write_card(tiny_lance(), stages, [report], tmp_path / "out").read_text()
+    assert "| between |  |  |  | an average: 0.4 of `runs/old` and 0.6 of `tasks` |" in text
+    assert "Stages in order: tasks, between, more." in text
+    assert "--run runs/nano/tasks --run runs/nano/between --run runs/nano/more\n" in text
 
 
 def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

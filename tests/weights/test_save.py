@@ -1,6 +1,5 @@
 """Our layout and the published one: what is written is read back, whole or not at all."""
 
-import copy
 import json
 
 import pytest
@@ -10,7 +9,6 @@ from safetensors.torch import load_file
 from openlance.errors import CheckpointError
 from openlance.model.config import LanceConfig
 from openlance.weights import save
-from openlance.weights.average import average_tensors
 from openlance.weights.export import export_pretrained, published_tensors
 from openlance.weights.hub import resolve
 from openlance.weights.load import build_model, load_checkpoint
@@ -144,24 +142,3 @@ def test_old_folder_comes_back_if_the_new_one_cannot_take_its_place(model, binde
         save_pretrained(model, binder, own_folder, overwrite=True)
     assert len(calls) == 3
     assert {path.name: path.read_bytes() for path in own_folder.iterdir()} == before
-
-
-def test_an_average_lies_between_two_models_and_needs_two_of_one_kind(model, binder, tmp_path):
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for number, parameter in enumerate(other.parameters()):
-            parameter.add_(number + 1.0)
-    ends = [average_tensors(model, other, share) for share in (0.0, 1.0)]
-    for tensors, end in zip(ends, (model, other), strict=True):
-        assert all(torch.equal(tensors[name], tensor) for name, tensor in end.state_dict().items())
-    middle = average_tensors(model, other, 0.25)
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(middle[name], 0.75 * tensor + 0.25 * other.state_dict()[name])
-    save_pretrained(model, binder, tmp_path / "own", tensors=middle)
-    loaded = load_checkpoint(resolve(tmp_path / "own"), dtype=torch.float32).state_dict()
-    assert all(torch.equal(tensor, loaded[name]) for name, tensor in middle.items())
-    with pytest.raises(CheckpointError, match=r"share 1\.5"):
-        average_tensors(model, other, 1.5)
-    other.head.weight = torch.nn.Parameter(torch.zeros(3, 2))
-    with pytest.raises(CheckpointError, match=r"differ in 1 weights, such as head\.weight"):
-        average_tensors(model, other, 0.5)

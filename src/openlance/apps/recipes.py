@@ -1,4 +1,5 @@
-"""Which kind of run a recipe file describes, and running it: encoder pre-stage, cache of features, supervised stage, stage four."""
+"""Which kind of run a recipe file describes, and running it: encoder pre-stage, cache of features, supervised stage, average,
+stage four."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class Run:
 
     path: Path
     kind: str
-    """`encoder`, `cache`, `supervised` or `stage four`."""
+    """`encoder`, `cache`, `supervised`, `average` or `stage four`."""
     output: Path
     lines: tuple[str, ...]
     """What it will do, for people."""
@@ -33,6 +34,8 @@ def read_run(path: Path, overrides: Sequence[str] = ()) -> Run:
         return _encoder(path, overrides)
     if "caches" in values:
         return _cache(path, overrides)
+    if "average" in values:
+        return _average(path, overrides)
     if "rewards" in values:
         return _stage_four(path, overrides)
     return _supervised(path, overrides)
@@ -80,6 +83,15 @@ def _supervised(path: Path, overrides: Sequence[str]) -> Run:
         f"output {recipe.output}",
     )
     return Run(path, "supervised", recipe.output, lines, lambda: train(recipe))
+
+
+def _average(path: Path, overrides: Sequence[str]) -> Run:
+    from openlance.train.average import average, read_average
+
+    recipe = read_average(path, overrides)
+    shares = (1 - recipe.share, recipe.share)
+    parts = " and ".join(f"{share:.3g} of {model}" for model, share in zip(recipe.average, shares, strict=True))
+    return Run(path, "average", recipe.output, (parts, f"output {recipe.output}"), lambda: average(recipe))
 
 
 def _stage_four(path: Path, overrides: Sequence[str]) -> Run:

@@ -17,7 +17,7 @@ from openlance.eval.sheet import sheet
 from openlance.eval.suite import SUITES
 from openlance.nano.card_curves import Panel, Points, curves_svg
 from openlance.nano.card_pairs import HEAD, read_rows
-from openlance.nano.card_stages import Shares, Stage, all_shares
+from openlance.nano.card_stages import Stage
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance
@@ -71,22 +71,20 @@ def write_card(
     report_folders: Sequence[Path],
     output: Path,
     pairs: Path | None = None,
-    averaged: Sequence[tuple[str, float]] = (),
     earlier: Path | None = None,
 ) -> Path:
     """Write CARD.md and its pictures into `output`. Raises LanceError as `read_reports` does.
 
-    `pairs`: scores before and after stage four, of tools/compare_words.py. `averaged`: earlier stages and their shares in the weights;
-    the rest are those of the last one. `earlier`: Markdown about the weights that the first stage went on from, where their runs are no
-    longer there: the section of the card that they had.
+    `pairs`: scores before and after stage four, of tools/compare_words.py. `earlier`: Markdown about the weights that the first stage
+    went on from, where their runs are no longer there: the section of the card that they had.
     """
     reports = read_reports(report_folders, lance)
-    shares, panels = all_shares(stages, averaged), _panels(stages)
+    panels = _panels(stages)
     changed = [_changes(pairs)] if pairs else []
     before = [_read_earlier(earlier)] if earlier else []
     began = _began(stages, bool(before))
-    training = [_training(stages, bool(panels), began), *([_averaged(shares, stages)] if shares else []), *changed, *before]
-    again = _again(reports, stages, pairs is not None, shares, began, earlier)
+    training = [_training(stages, bool(panels), began), *changed, *before]
+    again = _again(reports, stages, pairs is not None, began, earlier)
     pictures = output / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
     if panels:
@@ -113,28 +111,6 @@ def _head(lance: "Lance") -> str:
     )
     sizes = f"Images of {media.min_side} to {media.max_side} px a side in multiples of 16, clips of 1 to {media.max_frames} frames"
     return f"# {lance.config.name}\n\n{about}\n\n{sizes} at {media.fps:g} a second."
-
-
-def _averaged(shares: Shares, stages: Sequence[Stage]) -> str:
-    """What to say of weights between those of several stages."""
-    names = [stage.name for stage in stages]
-    where = {name: f"after `{name}`" if name in names else f"that `{names[0]}` went on from" for name, _ in shares}
-    listed = ", ".join(f"{share:.2g} of those {where[name]}" for name, share in shares)
-    return f"The weights are an average: {listed} (tools/average_models.py)."
-
-
-def _averaging(shares: Shares, stages: Sequence[Stage]) -> list[str]:
-    """The commands that average, two models at a time."""
-    places = {stage.name: f"runs/nano/{stage.name}/model" for stage in stages}
-    (first, total), *others = shares
-    folder = places.get(first, first)
-    commands = []
-    for number, (name, share) in enumerate(others, 1):
-        total += share
-        output = f"runs/nano/average-{number}"
-        commands.append(f"python tools/average_models.py {folder} {places.get(name, name)} --share {share / total:.2g} -o {output}")
-        folder = output
-    return commands
 
 
 def _changes(pairs: Path) -> str:
@@ -189,6 +165,10 @@ def _training(stages: Sequence[Stage], curves: bool, began: str) -> str:
     rows = []
     for stage in stages:
         last = stage.lines[-1] if stage.lines else {}
+        if stage.average:
+            mixed = " and ".join(f"{share:.2g} of `{name}`" for name, share in stage.average)
+            rows.append((stage.name, "", "", "", f"an average: {mixed}"))
+            continue
         hours = "not recorded" if stage.hours is None else f"{stage.hours:.1f}"
         figures = [f"loss {last['loss']:.4g}"] if "loss" in last else []
         figures += [f"{last[key]:.1f} {unit}" for key, unit in UNITS.items() if key in last]
@@ -287,7 +267,7 @@ def _failures(reports: dict[Path, Report], pictures: Path) -> bool:
     return True
 
 
-def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, shares: Shares, began: str, earlier: Path | None) -> str:
+def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool, began: str, earlier: Path | None) -> str:
     order = ", ".join(stage.name for stage in stages)
     commands = ["make nano                                          # every stage of recipes/nano, in order"]
     outputs = ["eval-nano", *(f"eval-nano-{number}" for number in range(2, len(reports) + 1))][: len(reports)]
@@ -296,9 +276,6 @@ def _again(reports: dict[Path, Report], stages: Sequence[Stage], compared: bool,
     if compared:
         commands.append("python tools/compare_words.py BEFORE AFTER --jsonl pairs.jsonl   # models before and after stage four")
         card.append("--pairs pairs.jsonl")
-    if shares:
-        commands += _averaging(shares, stages)
-        card += [f"--averaged {name} {share:.2g}" for name, share in shares[:-1]]
     if earlier:
         card.append(f"--earlier {earlier}")
     several = len(reports) > 1
@@ -320,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the generator."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--run", action="append", type=Path, default=[], metavar="DIR", help="a training run, in order")
+    parser.add_argument("--run", action="append", type=Path, default=[], metavar="DIR", help="a training run or an average, in order")
     parser.add_argument(
         "--report",
         action="append",
@@ -330,26 +307,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folder of openlance eval world; of several, a later one's suites count",
     )
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="scores before and after stage four, of tools/compare_words.py --jsonl")
-    parser.add_argument(
-        "--averaged",
-        action="append",
-        nargs=2,
-        default=[],
-        metavar=("STAGE", "SHARE"),
-        help="an earlier stage, or the checkpoint that the first went on from, whose weights were averaged in",
-    )
     parser.add_argument("--earlier", type=Path, metavar="FILE", help="Markdown about the weights that the first run went on from")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
     args = parser.parse_args(arguments)
     from openlance.pipeline import Lance
 
     try:
-        averaged = [(name, float(share)) for name, share in args.averaged]
-    except ValueError as error:
-        parser.error(f"--averaged: shares must be numbers between 0 and 1: {error}")
-    try:
         stages = [Stage.read(folder) for folder in args.run]
-        print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, averaged, args.earlier))
+        print(write_card(Lance.from_pretrained(args.model), stages, args.report, args.output, args.pairs, args.earlier))
     except LanceError as error:
         parser.error(str(error))
 

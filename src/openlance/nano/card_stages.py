@@ -1,7 +1,6 @@
-"""What a model card knows of training: the runs as their folders tell them, and their shares in weights that are an average."""
+"""What a model card knows of training: the runs as their folders tell them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,20 @@ class Stage:
     """The checkpoint that its recipe went on from, if it did."""
     rewarded: bool = False
     """Whether it learned from rewards, in stage four."""
+    average: tuple[tuple[str, float], ...] = ()
+    """Where it is no training but an average: the two models and their shares."""
 
     @classmethod
     def read(cls, folder: Path) -> "Stage":
-        """Raises LanceError where the folder has no metrics."""
+        """Raises LanceError where the folder has no metrics and is no average."""
+        recipe = folder / "recipe.json"
+        values = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+        if "average" in values:
+            shares = (1 - values["share"], values["share"])
+            return cls(folder.name, [], [], average=tuple(zip(map(_run_name, values["average"]), shares, strict=True)))
         path = next((folder / name for name in LOG_NAMES if (folder / name).exists()), None)
         if path is None:
             raise LanceError(f"{folder} has none of {', '.join(LOG_NAMES)}: pass folders of training runs")
-        recipe = folder / "recipe.json"
-        values = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
         scores = _read_lines(folder / "scores.jsonl") or _evaluations(_read_lines(folder / "evaluations.jsonl"))
         lines = _last_of_each_step(_read_lines(path))
         return cls(folder.name, lines, scores, values.get("model", {}).get("checkpoint"), "rewards" in values)
@@ -53,6 +57,12 @@ class Stage:
             return max(minutes) / 60
         seconds: list[float] = [sum(line["seconds"].values()) for line in self.lines if "seconds" in line]
         return sum(seconds) / 3600 if seconds else None
+
+
+def _run_name(model: str) -> str:
+    """What made a model: the run whose folder it is in, or else the model itself."""
+    path = Path(model)
+    return path.parent.name if path.name == "model" else model
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -77,21 +87,3 @@ def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         numbers = {f"{line['evaluation']} {key}": value for key, value in line.items() if key not in ("iteration", "evaluation")}
         merged.setdefault(_step(line), {"step": _step(line)}).update(numbers)
     return list(merged.values())
-
-
-Shares = Sequence[tuple[str, float]]
-"""Stages and their shares in weights that are an average; the checkpoint that the first stage went on from counts as one, by its path."""
-
-
-def all_shares(stages: Sequence[Stage], averaged: Shares) -> Shares:
-    """All shares: the last stage has what the earlier ones leave. Raises LanceError for a name that is no stage, or if nothing is left."""
-    for name, share in averaged:
-        known = [*(stage.began_from for stage in stages[:1]), *(stage.name for stage in stages[:-1])]
-        if name not in known or not 0 < share < 1:
-            raise LanceError(
-                f"averaged '{name}' {share:g} must be an earlier stage, or what the first went on from, and its share between 0 and 1"
-            )
-    rest = 1 - sum(share for _, share in averaged)
-    if rest <= 0:
-        raise LanceError(f"averaged shares add up to {1 - rest:g}, which leaves nothing of the last stage: they must stay below 1")
-    return [*averaged, (stages[-1].name, rest)] if averaged else []

@@ -1,4 +1,4 @@
-"""Train: an encoder's pre-stage, a cache of features, any supervised stage, or stage four, as its recipe says.
+"""Train: an encoder's pre-stage, a cache of features, any supervised stage, stage four, or an average of two models, as its recipe says.
 
 Every key of a recipe can be overridden as key.sub=value. A run can be killed at any time: the same command goes on from its last
 checkpoint. A folder with an order.txt runs all its recipes, one after the other.
@@ -7,6 +7,7 @@ examples:
   openlance train recipes/nano/t2i.yaml --plan
   openlance train recipes/nano/t2i.yaml steps=500 optim.learning_rate=1e-3
   openlance train recipes/nano
+  openlance train recipes/finetune/average.yaml average='[nano, runs/mine/model]' share=0.4 output=runs/average
 """
 
 from __future__ import annotations
