@@ -5,6 +5,7 @@ of its average with the weights from before has again (model soups, arXiv 2203.0
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,12 @@ def average(recipe: AverageRecipe) -> Path:
     (one, *_), (other, tokenizer, wording) = (load_pretrained(name, device="cpu", dtype="float32") for name in recipe.average)
     tensors = average_tensors(one, other, recipe.share)
     recipe.output.mkdir(parents=True, exist_ok=True)
-    folder = recipe.output / "model"
+    folder, told = recipe.output / "model", recipe.output / "recipe.json"
+    told.unlink(missing_ok=True)  # killed before its end, an average must not pass for the one before it
     save_pretrained(other, Binder(tokenizer, wording), folder, dtype=torch.bfloat16, tensors=tensors, overwrite=True)
     values = {"average": list(recipe.average), "share": recipe.share}
-    (recipe.output / "recipe.json").write_text(json.dumps(values, indent=1) + "\n")
+    (recipe.output / "recipe.tmp").write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(recipe.output / "recipe.tmp", told)
     return folder
 
 
