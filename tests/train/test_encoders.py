@@ -165,7 +165,16 @@ def test_training_reduces_the_loss(tmp_path: Path) -> None:
 
 def test_recipes_of_the_repository_are_typed_and_overridable() -> None:
     for path in RECIPES.glob("*.yaml"):
-        if path.stem in ("autoencoder", "decoder", "decoder-more", "corrections", "vision", "vision-more", "vision-letters", "vision-words"):
+        if path.stem in (
+            "autoencoder",
+            "decoder",
+            "decoder-more",
+            "corrections",
+            "vision",
+            "vision-more",
+            "vision-letters",
+            "vision-words",
+        ):
             assert read_recipe(path, ["--steps", "7"]).steps == 7
 
 
