@@ -9,7 +9,7 @@ from openlance.world.arrange import arrange
 from openlance.world.draw import Setting
 from openlance.world.facts import relation_between
 from openlance.world.sample import TRAVELS, SceneOptions, fits, sample_scene
-from openlance.world.scene import Scene, check_scene, diameters, place_of
+from openlance.world.scene import EVENT_MOMENTS, Scene, check_scene, diameters, place_of
 from openlance.world.tasks import make_example
 
 CANVASES = [(128, 128), (256, 256), (96, 192), (192, 96), (64, 64)]
@@ -151,8 +151,37 @@ def test_what_the_words_leave_open_follows_the_lattice_where_what_is_given_does_
         assert all(o.motion.travel == TRAVELS[o.motion.kind][0] for o in clip.objects if o.motion.kind in TRAVELS)
     for _, clip in _turns("subject_video", given_anywhere=True):
         assert clip == arrange(clip)
+    for _, clip in _turns("i2v", given_anywhere=True, events=1.0):
+        assert {o.event.when for o in clip.objects if o.event} <= {EVENT_MOMENTS[1]}
+    moments = {o.event.when for index in range(40) for o in make_example("i2v", "free", index).turns[0].target.scene.objects if o.event}  # type: ignore[union-attr]
+    assert moments == set(EVENT_MOMENTS)
     ways = {o.motion.travel for index in range(40) for o in make_example("i2v", "free", index).turns[0].target.scene.objects}  # type: ignore[union-attr]
     assert len(ways) > 8
+
+
+def test_what_appears_after_a_first_frame_does_so_in_the_middle_or_where_there_is_room() -> None:
+    places: list[str | None] = []
+    for index in range(150):
+        scenes = []
+        for arranged in (False, True):
+            setting = Setting(lattice=16, arranged=arranged, given_anywhere=True, events=1.0)
+            (turn,) = make_example("i2v", "free", index, setting).turns
+            assert turn.target is not None
+            check_scene(turn.target.scene)
+            scenes.append((turn.text, turn.facts, turn.target.scene))
+        (text, facts, free), (same_text, same_facts, usual) = scenes
+        assert (text, facts) == (same_text, same_facts)
+        for anywhere, here in zip(free.objects, usual.objects, strict=True):
+            if here.event is None or here.event.kind != "appear":
+                assert anywhere == here
+                continue
+            places.append(place_of(here.x, here.y))
+            assert here.texture == "solid"
+            assert here.event == anywhere.event
+            alone = arrange(replace(usual, objects=(replace(here, event=None),))).objects[0]
+            assert len(usual.objects) == 2 or here.diameter == alone.diameter
+    assert len(places) > 25
+    assert places.count("centre") > len(places) / 2
 
 
 def test_subjects_stand_in_the_middle_of_their_place_and_their_company_across_from_them() -> None:

@@ -13,6 +13,8 @@ from openlance.world.scene import GROWTH, Object, Scene, diameters, place_of
 
 Points = list[tuple[float, float]]
 """One for every object in scene order, shares of the free part of the canvas."""
+MIDDLE_FIRST: Points = [(0.5, 0.5), *((x / 6, y / 6) for y in (1, 3, 5) for x in (1, 3, 5) if (x, y) != (3, 3))]
+"""The middles of the nine named places, those around the middle in reading order."""
 
 
 def arrange(scene: Scene, related: bool = False) -> Scene:
@@ -43,6 +45,21 @@ def at_place(scene: Scene, looks: tuple[str, str, str], x: float, y: float, crow
         if place_of(new.x, new.y) == place_of(x, y) and fits(scene, new):
             return new
     return None
+
+
+def newcomers_in_the_middle(scene: Scene) -> Scene:
+    """The scene with what appears in its clip, which a first frame does not show, plain and in the middle or, where something is in the
+    way, at the first free one of the named places; as large as fits there. Words name neither texture nor place nor size of it."""
+    for index, o in enumerate(scene.objects):
+        if o.event is None or o.event.kind != "appear":
+            continue
+        others = scene.objects[:index] + scene.objects[index + 1 :]
+        looks = (o.kind, o.colour, "solid")
+        free = (at_place(replace(scene, objects=others), looks, x, y) for x, y in MIDDLE_FIRST)
+        new = next((place for place in free if place is not None), None)
+        if new is not None:
+            scene = replace(scene, objects=(*scene.objects[:index], replace(new, event=o.event), *scene.objects[index + 1 :]))
+    return scene
 
 
 def _arrangements(count: int, relation: str | None) -> list[Points]:

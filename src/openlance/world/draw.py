@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from openlance.world.arrange import arrange
+from openlance.world.arrange import arrange, newcomers_in_the_middle
 from openlance.world.examples import Medium, Turn
 from openlance.world.phrasings import Voice
 from openlance.world.sample import SceneOptions, in_columns, sample_scene
@@ -17,10 +17,10 @@ class Setting:
     the evaluation range.
 
     `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere; a word that
-    an edit writes has its letters in columns. `given_anywhere`: what is given (a first frame, a subject, what is edited) lies on no
-    lattice, as what people bring does not; what the words leave open still does. `more_phrasings`: said in further ways too
-    (`phrasings.MORE`), as only training is. `fewest_objects`: in clips, those of a subject and of two events aside, as far as a
-    task has as many.
+    an edit writes has its letters in columns; what appears after a first frame does so in the middle. `given_anywhere`: what is given
+    (a first frame, a subject, what is edited) lies on no lattice, as what people bring does not; what the words leave open still does.
+    `more_phrasings`: said in further ways too (`phrasings.MORE`), as only training is. `fewest_objects`: in clips, those of a subject
+    and of two events aside, as far as a task has as many.
     """
 
     height: int = 128
@@ -65,6 +65,10 @@ class Draw:
     def arrange(self, scene: Scene, related: bool = False) -> Scene:
         """The scene, its objects in reading order if the setting says so."""
         return arrange(scene, related) if self.setting.arranged else scene
+
+    def welcome(self, scene: Scene) -> Scene:
+        """The scene with what appears in it where newcomers usually do, if the setting says so."""
+        return newcomers_in_the_middle(scene) if self.setting.arranged else scene
 
     def edited(self, before: Scene, after: Scene) -> Scene:
         """The scene after an edit; a word that did not stand there before is in columns if the setting says so."""

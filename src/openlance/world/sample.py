@@ -34,7 +34,7 @@ class SceneOptions:
     `moving` makes a clip: every object moves or stands still and one may have an event; `motions`: how often each comes, 1 where it is
     not named; `held` asks for "seen" pairs only (training), "unseen" pairs for every object (evaluation), or "any". `lattice` puts
     middles on multiples of so many px and gives sizes no play: fewer pictures to learn, for a model that has seen few; 0 puts objects
-    anywhere. `steady` gives all ways one length also off the lattice.
+    anywhere. On a lattice all ways have one length and all events one moment; `steady`: off the lattice too.
     """
 
     ring: int = 1
@@ -54,7 +54,7 @@ class SceneOptions:
 
     @property
     def one_way(self) -> bool:
-        """Whether motions that go somewhere all go as far."""
+        """Whether motions that go somewhere all go as far, and events come at one moment: prompts say neither."""
         return self.steady or self.lattice > 0
 
 
@@ -261,9 +261,11 @@ def half_way(motion: Motion) -> tuple[float, float]:
 
 
 def sample_event(rng: random.Random, scene: Scene, o: Object, options: SceneOptions) -> Object:
-    """The object with an event in the first or second half of the clip; only a moving object can stop."""
+    """The object with an event a third or over half of the way through the clip; only a moving object can stop."""
     kind = rng.choice(("appear", "disappear", "recolour", "stop"))
     when = rng.choice(EVENT_MOMENTS)
+    if options.one_way:
+        when = EVENT_MOMENTS[1]
     if kind == "stop":
         moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.one_way)
         return replace(moving, event=Event("stop", EVENT_MOMENTS[1]))

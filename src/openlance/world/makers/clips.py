@@ -35,5 +35,6 @@ def i2v(draw: Draw) -> tuple[Turn, ...] | None:
     scene = moving(draw, VIDEO_CLIPS, **draw.given, steady=draw.setting.lattice > 0)
     if scene is None:
         return None
+    scene = draw.welcome(scene)
     text, facts = clip_prompt(draw.voice, scene, Detail(texture=False, background=False), "first frame")
     return (Turn("i2v", text, (draw.image(still(scene)),), draw.clip(scene), facts=facts),)
