@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from openlance.errors import LanceError
@@ -28,6 +28,7 @@ SIDES = st.integers(4, 18).map(lambda n: 16 * n)
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), SIDES, SIDES, st.sampled_from((1, 2)), st.booleans())
+@example(12, 64, 64, 1, True)  # needs more tries than most
 def test_objects_stay_on_the_canvas_apart_and_visible(seed: int, height: int, width: int, ring: int, moving: bool) -> None:
     scene = sample_scene(random.Random(seed), height, width, SceneOptions(ring=ring, moving=moving))
     short = min(height, width)

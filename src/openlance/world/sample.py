@@ -22,6 +22,7 @@ ALWAYS_POSSIBLE = ("left", "right", "up", "down", "blink", "bounce")  # motions 
 SPINNING = tuple(k for k in SHAPES + THINGS if k not in ("circle", "ring", "football", "sun", "sunflower", "clock", "pizza"))
 TRAVELS = dict.fromkeys(("left", "right", "up", "down"), (3 / 8, 0.28, 0.45)) | {"bounce": (1 / 4, 0.2, 0.3)}
 """Of motions that go somewhere: the steady way, the shortest and the longest of the others, shares of the canvas."""
+TRIES, LAST_TRIES = 12, 96  # at finding room; one of 200 clips of 64 px came out empty after 12
 FRAME_MOMENTS = tuple(i / 8 for i in range(9))
 
 
@@ -68,7 +69,7 @@ def sample_scene(rng: random.Random, height: int = 128, width: int = 128, option
     word = sample_word(rng, height, width, background, options.held, options.lattice) if rng.random() < options.words else None
     count = min(rng.randint(*options.objects), _capacity(height, width, word is not None))
     while count:
-        for _ in range(12):
+        for _ in range(TRIES if count > 1 else LAST_TRIES):
             objects = _sample_objects(rng, Scene(height, width, background, (), word), count, options)
             if objects:
                 return Scene(height, width, background, objects, word)
