@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from openlance.errors import CheckpointError, LanceError
@@ -164,18 +165,12 @@ def test_training_reduces_the_loss(tmp_path: Path) -> None:
 
 
 def test_recipes_of_the_repository_are_typed_and_overridable() -> None:
+    read = set()
     for path in RECIPES.glob("*.yaml"):
-        if path.stem in (
-            "autoencoder",
-            "decoder",
-            "decoder-more",
-            "corrections",
-            "vision",
-            "vision-more",
-            "vision-letters",
-            "vision-words",
-        ):
+        if "stage" in yaml.safe_load(path.read_text()):
             assert read_recipe(path, ["--steps", "7"]).steps == 7
+            read.add(path.stem)
+    assert {"autoencoder", "decoder-more", "corrections", "vision", "vision-words"} <= read
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class SceneOptions:
     steady: bool = False
 
     @property
-    def one_way(self) -> bool:
+    def is_steady(self) -> bool:
         """Whether motions that go somewhere all go as far, and events come at one moment: prompts say neither."""
         return self.steady or self.lattice > 0
 
@@ -233,7 +233,7 @@ def _sample_act(rng: random.Random, scene: Scene, kind: str, options: SceneOptio
 def _act(rng: random.Random, scene: Scene, o: Object, act: str, options: SceneOptions) -> Object:
     if act == "still":
         return o
-    return sample_event(rng, scene, o, options) if act == "event" else with_motion(rng, o, act, options.one_way)
+    return sample_event(rng, scene, o, options) if act == "event" else with_motion(rng, o, act, options.is_steady)
 
 
 def motions_of(kind: str, scene: Scene) -> list[str]:
@@ -265,10 +265,10 @@ def sample_event(rng: random.Random, scene: Scene, o: Object, options: SceneOpti
     """The object with an event a third or over half of the way through the clip; only a moving object can stop."""
     kind = rng.choice(("appear", "disappear", "recolour", "stop"))
     when = rng.choice(EVENT_MOMENTS)
-    if options.one_way:
+    if options.is_steady:  # after the draw, so that nothing else of the scene depends on it
         when = EVENT_MOMENTS[1]
     if kind == "stop":
-        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.one_way)
+        moving = with_motion(rng, o, rng.choice(("left", "right", "up", "down")), options.is_steady)
         return replace(moving, event=Event("stop", EVENT_MOMENTS[1]))
     if kind == "recolour":
         others = [c for c in COLOURS if c != o.colour and allowed(o.kind, c, scene.background, "seen" if options.held == "seen" else "any")]
