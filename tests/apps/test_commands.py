@@ -112,7 +112,7 @@ def test_unwritable_output_fails_with_one(tiny: Cli, tmp_path: Path, monkeypatch
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("openlance.media.write.os.replace", full)
+    monkeypatch.setattr("openlance.files.os.replace", full)
     run = tiny("generate-image", "x", *SMALL)
     assert run.code == 1
     assert "No space left on device" in run.err

@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(MediaError, match=r"cannot write .*a\.png' \(\d+ bytes\): No space left on device; free some space"):
+    with pytest.raises(MediaError, match=r"cannot write .*a\.png': No space left on device; free some space"):
         write_image(MOVIE[1], path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
     assert path.read_bytes() == before

@@ -174,7 +174,7 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensorfile.os, "replace", full)
+    monkeypatch.setattr("openlance.files.os.replace", full)
     with pytest.raises(CheckpointError, match="No space left on device; free some space"):
         write_tensors(path, {"a": torch.zeros(3)})
     assert path.read_bytes() == before
@@ -182,5 +182,5 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_unwritable_folder_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"cannot write into .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*nowhere.*No such file"):
         write_tensors(Path(tmp_path / "nowhere" / "a.safetensors"), {"a": torch.ones(1)})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openlance.apps.output import OutputFailed
+from openlance.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,10 @@ class ResultsFile:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             kept = [] if fresh else [line for line in self._lines() if self._finished(line, folder)]
-            temporary = folder / ".results.jsonl.tmp"
-            temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
-            os.replace(temporary, self.path)
         except OSError as error:
             raise OutputFailed(f"cannot write {self.path}: {error.strerror or error}; choose another --output") from error
+        with whole_file(self.path, OutputFailed) as temporary:
+            temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
         self.done = {line["id"] for line in kept}
 
     def _lines(self) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ changed without encoding anything again.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from openlance.data.features import Encoders, encode_records
 from openlance.data.records import Record, Words
 from openlance.data.sample import ConditionDropout, MediumFeatures, Sample, bind_sample
 from openlance.errors import LanceError
+from openlance.files import whole_file
 from openlance.sequence.bind import Binder
 
 Place = tuple[int, int, int, int] | None
@@ -167,10 +167,5 @@ def _completed(settings: dict[str, Any], defaults: Mapping[str, dict[str, Any]])
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise LanceError(f"{path} cannot be written ({error}): free some space or choose another folder") from error

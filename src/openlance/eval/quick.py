@@ -11,6 +11,7 @@ from openlance.eval.rounds import Item, items_of, play
 from openlance.eval.scores import marks
 from openlance.eval.sheet import label, sheet, strip
 from openlance.eval.suite import Cell, Suite, find_suites
+from openlance.files import whole_file
 from openlance.sequence.segment import Kind
 from openlance.sequence.tasks import find_task
 
@@ -58,9 +59,8 @@ def quick_scores(
             if place < SHOWN * len(suite.categories) and place < 6:
                 shown.append((strip(played), label(played, found)))
     if sheet_path is not None and shown:
-        temporary = sheet_path.with_name(f".{sheet_path.stem}.tmp.png")
-        sheet([tile for tile, _ in shown], [text for _, text in shown]).save(temporary)
-        temporary.replace(sheet_path)
+        with whole_file(sheet_path) as temporary:
+            sheet([tile for tile, _ in shown], [text for _, text in shown]).save(temporary, format="PNG")
     return {name: sum(values) / len(values) for name, values in scores.items()}
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from openlance.errors import LanceError
 from openlance.eval.scores import Mark
+from openlance.files import write_text
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance
@@ -87,10 +87,3 @@ def claim(folder: Path, mine: dict[str, Any]) -> None:
         if different:
             raise LanceError(f"{folder} holds results of another run ({', '.join(different)} differ): choose another folder or remove it")
     write_text(path, json.dumps(mine, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """The whole file or nothing of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

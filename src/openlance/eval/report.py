@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from openlance.eval.records import Record, write_text
+from openlance.eval.records import Record
 from openlance.eval.run import Evaluation
 from openlance.eval.sheet import sheet
 from openlance.eval.statistics import Estimate, estimate, mean_of
 from openlance.eval.suite import Suite
+from openlance.files import whole_file, write_text
 
 SHEET_STRIPS = 32
 FILE_WIDTH = 130
@@ -145,9 +146,8 @@ def _failure_sheet(records: Sequence[Record], folder: Path, suite: Suite) -> Pat
     if not shown:
         return None
     path = folder / f"failures-{suite.name}.png"
-    temporary = folder / f".{path.name}.tmp.png"
-    sheet([strip for strip, _ in shown], [label for _, label in shown]).save(temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        sheet([strip for strip, _ in shown], [label for _, label in shown]).save(temporary, format="PNG")
     return path
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openlance.errors import MediaError
+from openlance.files import whole_file
 from openlance.media.clip import Clip
 from openlance.media.encode import IMAGE_FORMATS, VIDEO_FORMATS, encode
 
@@ -52,16 +52,6 @@ def _write(clip: Clip, path: str | os.PathLike[str], formats: tuple[str, ...]) -
 
 
 def write_bytes(data: bytes, target: Path) -> None:
-    """Write to a temporary name in the same folder, then rename: a reader sees the old file or the new one. Raises MediaError."""
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise MediaError(f"cannot write '{target}' ({len(data)} bytes): {reason}; free some space or choose another place") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write a file; a reader sees the old one or the new one. Raises MediaError."""
+    with whole_file(target, MediaError) as temporary:
+        temporary.write_bytes(data)

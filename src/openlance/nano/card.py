@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openlance.errors import LanceError
-from openlance.eval.records import RecordFile, weights_digest, write_text
+from openlance.eval.records import RecordFile, weights_digest
 from openlance.eval.report import Report, Row
 from openlance.eval.sheet import sheet
 from openlance.eval.suite import SUITES
+from openlance.files import write_text
 from openlance.nano.card_curves import Panel, Points, curves_svg
 from openlance.nano.card_pairs import HEAD, read_rows
 from openlance.nano.card_stages import Stage

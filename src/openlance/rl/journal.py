@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from openlance.files import whole_file
 from openlance.train.tracking import Tracker, track
 
 
@@ -20,9 +20,8 @@ class Journal:
         self.trackers = trackers
         if path.exists():
             lines = [line for line in path.read_bytes().split(b"\n")[:-1] if json.loads(line)["iteration"] <= iteration]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(b"".join(line + b"\n" for line in lines))
-            os.replace(temporary, path)
+            with whole_file(path) as temporary:
+                temporary.write_bytes(b"".join(line + b"\n" for line in lines))
 
     def add(self, values: dict[str, Any]) -> None:
         """Record an entry and print it."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from openlance.engine.engine import Engine
 from openlance.errors import LanceError
+from openlance.files import write_text
 from openlance.model.lance import LanceModel
 from openlance.rl.advantage import Advantages, advantages
 from openlance.rl.evaluation import evaluate
@@ -132,7 +133,7 @@ def practise(recipe: RlRecipe, run: Run | None = None) -> Run:
         if not ranks.leads:
             return _practise(recipe, run or start(recipe, ranks), ())
         recipe.output.mkdir(parents=True, exist_ok=True)
-        (recipe.output / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
+        write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
         with open_trackers(recipe.output, recipe.name, recipe.wandb, recipe.to_dict()) as trackers:
             return _practise(recipe, run or start(recipe, ranks), trackers)
 

@@ -5,7 +5,6 @@ of its average with the weights from before has again (model soups, arXiv 2203.0
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from openlance.errors import CheckpointError
+from openlance.files import write_text
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.train.recipe import RecipeError, parse_typed, read_values
@@ -55,8 +55,7 @@ def average(recipe: AverageRecipe) -> Path:
     told.unlink(missing_ok=True)  # killed before its end, an average must not pass for the one before it
     save_pretrained(other, Binder(tokenizer, wording), folder, dtype=torch.bfloat16, tensors=tensors, overwrite=True)
     values = {"average": list(recipe.average), "share": recipe.share}
-    (recipe.output / "recipe.tmp").write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(recipe.output / "recipe.tmp", told)
+    write_text(told, json.dumps(values, indent=1) + "\n")
     return folder
 
 

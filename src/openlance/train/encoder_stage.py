@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from openlance.files import whole_file, write_text
 from openlance.train.muon import OptimizerRecipe
 
 Batch = dict[str, Tensor]
@@ -61,7 +61,6 @@ def write_encoder(folder: Path, module: nn.Module, config: dict[str, Any]) -> No
     from safetensors.torch import save_file
 
     tensors = {name: p.detach().bfloat16().cpu().contiguous() for name, p in module.state_dict().items()}
-    save_file(tensors, folder / "weights.tmp")
-    os.replace(folder / "weights.tmp", folder / "weights.safetensors")
-    (folder / "config.tmp").write_text(json.dumps(config, indent=1) + "\n")
-    os.replace(folder / "config.tmp", folder / "config.json")
+    with whole_file(folder / "weights.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")

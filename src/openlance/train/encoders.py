@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from openlance.data.streams import one_thread
 from openlance.errors import CheckpointError, LanceError
+from openlance.files import whole_file
 from openlance.model.precision import fast_dtype
 from openlance.train.attributes import VisionRecipe, VisionStage
 from openlance.train.encoder_stage import Batch, EncoderRecipe, Stage
@@ -153,9 +154,8 @@ def _judge(recipe: EncoderRecipe, stage: Stage, optimizer: MasterOptimizer, step
     with (recipe.output / "log.jsonl").open("a") as log:
         log.write(json.dumps({k: round(v, 5) for k, v in figures.items()}) + "\n")
     print(time.strftime("%H:%M:%S"), "  ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)
-    temporary = recipe.output / "sheet.tmp.png"
-    Image.fromarray(sheet).save(temporary)
-    os.replace(temporary, recipe.output / "sheet.png")
+    with whole_file(recipe.output / "sheet.png") as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
     return figures
 
 

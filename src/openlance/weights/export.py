@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from openlance.errors import CheckpointError
+from openlance.files import whole_file
 from openlance.model.config import LanceConfig, TransformerConfig
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.weights.hub import AUTOENCODER_FILE, VARIANTS, VISION_FOLDER
 from openlance.weights.names import Slot, autoencoder_slots, transformer_slots, vision_slots
 from openlance.weights.save import whole_folder
-from openlance.weights.tensorfile import write_tensors, write_whole
+from openlance.weights.tensorfile import write_tensors
 
 
 def export_pretrained(
@@ -50,7 +51,8 @@ def export_pretrained(
         _write_json(vision / "config.json", model.config.vision)
         tensors = published_tensors(model.autoencoder, autoencoder_slots(model.autoencoder.state_dict()))
         content = {name: tensor.to("cpu", dtype, copy=True) for name, tensor in tensors.items()}
-        write_whole(temporary / AUTOENCODER_FILE, lambda file: torch.save(content, file))
+        with whole_file(temporary / AUTOENCODER_FILE, CheckpointError) as partial, partial.open("wb") as file:
+            torch.save(content, file)
         _write_json(temporary / "vae_config.json", model.config.autoencoder)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openlance.errors import CheckpointError
+from openlance.files import whole_file
 from openlance.sequence.template import OWN_WORDING, Templates
 
 REPOSITORY = "bytedance/Lance"
@@ -244,9 +245,8 @@ def fetched_templates(cache: Path | None = None) -> Path:
     if reading is None:
         raise CheckpointError(f"no file of {REPOSITORY} holds the wording in a form that could be read: {remedy}")
     root.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    reading.templates.save(temporary)
-    os.replace(temporary, path)
+    with whole_file(path, CheckpointError) as temporary:
+        reading.templates.save(temporary)
     return path
 
 

@@ -7,9 +7,7 @@ Rows are slices along the first axis.
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from openlance.errors import CheckpointError
+from openlance.files import whole_file
 
 CHUNK_BYTES = 8 << 20
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -193,7 +192,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype 
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
 
-    def write(file: Any) -> None:
+    with whole_file(path, CheckpointError) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             flat = tensor.detach() if tensor.ndim else tensor.detach().reshape(1)
@@ -201,22 +200,3 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype 
             for start in range(0, flat.shape[0], step):
                 piece = flat[start : start + step].to("cpu", dtype or tensor.dtype).contiguous()
                 file.write(piece.reshape(-1).view(torch.uint8).numpy().data)
-
-    write_whole(path, write)
-
-
-def write_whole(path: Path, write: Callable[[Any], None]) -> None:
-    """Call `write` on a temporary binary file in the folder of `path`, then give it that name. Nothing is left on failure."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise CheckpointError(f"cannot write into {path.parent}: {error.strerror}; choose another folder") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """Contact sheets of examples for people, and their export as JSON lines with media files."""
 
 import json
-import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from openlance.errors import LanceError
+from openlance.files import whole_file
 from openlance.world.examples import Example, Medium, Turn
 
 PAPER, INK, FAINT = (252, 252, 250), (30, 30, 30), (110, 110, 110)
@@ -89,9 +89,8 @@ def export(examples: Iterable[Example], folder: Path) -> int:
     """
     media = folder / "media"
     media.mkdir(parents=True, exist_ok=True)
-    partial = folder / "examples.jsonl.tmp"
     count = 0
-    with partial.open("w", encoding="utf-8") as lines:
+    with whole_file(folder / "examples.jsonl") as partial, partial.open("w", encoding="utf-8") as lines:
         for example in examples:
             record = example.to_dict()
             stem = f"{example.task}_{example.category.replace(' ', '-')}_{example.split.replace(' ', '-')}_{example.seed}"
@@ -102,7 +101,6 @@ def export(examples: Iterable[Example], folder: Path) -> int:
                     raw["target"]["path"] = _save(turn.target, media, f"{stem}_{number}_out")
             lines.write(json.dumps(record, ensure_ascii=False) + "\n")
             count += 1
-    os.replace(partial, folder / "examples.jsonl")
     return count
 
 
@@ -114,7 +112,6 @@ def _save(medium: Medium, folder: Path, name: str) -> str:
         # equal neighbours are written as one frame unless their blending differs; on opaque frames it makes no difference otherwise
         blends = [i % 2 for i in range(len(frames))]
         more = {"save_all": True, "append_images": frames[1:], "duration": 1000 / medium.fps, "blend": blends}
-    partial = folder / f"{name}.tmp"
-    frames[0].save(partial, format="PNG", **more)
-    os.replace(partial, folder / f"{name}.png")
+    with whole_file(folder / f"{name}.png") as partial:
+        frames[0].save(partial, format="PNG", **more)
     return f"{folder.name}/{name}.png"

@@ -5,12 +5,12 @@ no merge over two capitals (words in capitals are spelt letter by letter), then 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from openlance.errors import LanceError
+from openlance.files import write_text
 from openlance.world.draw import Setting
 from openlance.world.splits import SPLITS
 from openlance.world.tasks import CATEGORIES, make_example
@@ -92,6 +92,4 @@ def _write(folder: Path, tokenizer: dict[str, Any]) -> None:
         "tokenizer_config.json": json.dumps(config, indent=1),
     }
     for name, text in files.items():
-        partial = folder / f"{name}.tmp"
-        partial.write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
-        os.replace(partial, folder / name)
+        write_text(folder / name, text + "\n" * (not text.endswith("\n")))

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     from openlance.apps.demo import run_demo
     from openlance.apps.demo_page import About, demo_page
-    from openlance.eval.records import write_text
+    from openlance.files import write_text
 
     started = time.perf_counter()
     lance = load_model(args, stderr_console())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from openlance.apps.console import tell
 from openlance.errors import RequestError
+from openlance.files import whole_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import os
-
     from openlance.weights.templates import read_templates
 
     chosen = {}
@@ -40,14 +39,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.overwrite:
         raise RequestError(f"{args.output} exists: choose another --output, or pass --overwrite")
     reading = read_templates(args.source, chosen)
-    temporary = args.output.with_name(f".{args.output.name}.tmp")
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        reading.templates.save(temporary)
-        os.replace(temporary, args.output)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RequestError(f"cannot write {args.output}: {error.strerror or error}; choose another --output") from error
+        raise RequestError(f"cannot make {args.output.parent}: {error.strerror or error}; choose another --output") from error
+    with whole_file(args.output, RequestError) as temporary:
+        reading.templates.save(temporary)
     if args.json:
         tell({"file": str(args.output), "systems": reading.templates.systems, "names": dict(reading.names)})
         return 0
