@@ -1,13 +1,15 @@
 """Building caches: any number of processes writes the same files, and what is there is not built again."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from openlance.apps.recipes import read_run
+from openlance.data.world import WorldData
 from openlance.errors import LanceError
-from openlance.train.build_cache import CachePlan, build_caches, read_plan
+from openlance.train.build_cache import CacheBuilder, CachePlan, build_caches, read_plan
 from openlance.train.recipe import RecipeError
 
 
@@ -65,6 +67,21 @@ def test_building_again_does_only_what_is_left(tmp_path: Path, encoders: Path) -
     same = [name for name, time in before.items() if (tmp_path / "again" / name).stat().st_mtime_ns == time]
     assert "first/shard-00000.safetensors" in same
     assert "first/shard-00001.safetensors" not in same
+
+
+def test_a_cache_is_not_gone_on_with_by_a_world_that_draws_otherwise(
+    tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"output": str(tmp_path / "again"), "shard_size": 3, "shards": 1, "autoencoder": str(encoders)}
+    build_caches(read_plan(recipe(tmp_path, "again", defaults=values)))
+    drawn = WorldData.example
+    monkeypatch.setattr(WorldData, "example", lambda world, index: drawn(world, index + (index == 40)))
+    with pytest.raises(LanceError, match=r"other settings \(drawn\)"):
+        build_caches(read_plan(recipe(tmp_path, "again", defaults={**values, "shards": 2})))
+    settings = tmp_path / "again" / "first" / "cache.json"
+    settings.write_text(json.dumps({key: value for key, value in json.loads(settings.read_text()).items() if key != "drawn"}))
+    CacheBuilder(read_plan(recipe(tmp_path, "again", defaults=values)).caches["first"])  # a folder from before stands for what is drawn now
+    assert json.loads(settings.read_text())["drawn"]["scenes"]
 
 
 def test_a_process_that_fails_is_reported(tmp_path: Path) -> None:

@@ -49,8 +49,12 @@ class ShardWriter:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "cache.json"
-        if path.exists() and _completed(json.loads(path.read_text()), defaults) != settings:
-            raise LanceError(f"{folder} holds features made with other settings: choose another folder, or remove it")
+        theirs = _completed(json.loads(path.read_text()), defaults) if path.exists() else settings
+        different = sorted(key for key in {*theirs, *settings} if theirs.get(key) != settings.get(key))
+        if different:
+            raise LanceError(
+                f"{folder} holds features made with other settings ({', '.join(different)}): choose another folder, or remove it"
+            )
         _write(path, json.dumps(settings, indent=1).encode())
 
     def complete(self, number: int) -> bool:

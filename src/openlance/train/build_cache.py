@@ -8,6 +8,8 @@ With several processes each builds every n-th shard; they render on a core each 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import os
 import sys
@@ -76,7 +78,8 @@ class CacheBuilder:
 
     def __init__(self, recipe: CacheRecipe, device: str = "cpu") -> None:
         self.recipe = recipe
-        settings: dict[str, Any] = {"world": asdict(recipe.world), "shard_size": recipe.shard_size, "first": recipe.first}
+        drawn = {"scenes": _scenes_digest(recipe.world, recipe.first)}
+        settings: dict[str, Any] = {"world": asdict(recipe.world), "shard_size": recipe.shard_size, "first": recipe.first, "drawn": drawn}
         vision = autoencoder = None
         example = record_of(recipe.world.example(recipe.first).turns[0])
         if Kind.VISION in example.definition.blocks and recipe.vision:
@@ -84,7 +87,7 @@ class CacheBuilder:
         if (Kind.LATENT in example.definition.blocks or example.target) and recipe.autoencoder:
             autoencoder, _, settings["autoencoder"] = read_encoder(recipe.autoencoder, build_autoencoder, device)
         self.encoders = FrozenEncoders(vision, autoencoder)
-        self.writer = ShardWriter(recipe.output, settings, {"world": asdict(WorldData(recipe.world.task))})
+        self.writer = ShardWriter(recipe.output, settings, {"world": asdict(WorldData(recipe.world.task)), "drawn": drawn})
 
     def build(self, number: int) -> float:
         """Write a shard if it is not there yet; returns examples a second."""
@@ -101,6 +104,13 @@ class CacheBuilder:
                 extras.append({"category": example.category, "index": index, "scene": medium.scene.to_dict()})
         self.writer.write(number, records, extras, self.encoders)
         return len(records) / (time.monotonic() - began)
+
+
+def _scenes_digest(world: WorldData, first: int, count: int = 64) -> str:
+    """Of the first scenes: a world that draws others now than when a cache was begun must not go on with it."""
+    turns = [turn for index in range(first, first + count) for turn in world.example(index).turns]
+    scenes = [[medium.scene.to_dict() for medium in (*turn.inputs, *([turn.target] if turn.target else []))] for turn in turns]
+    return hashlib.sha256(json.dumps(scenes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def build_caches(plan: CachePlan) -> None:
