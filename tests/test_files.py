@@ -1,11 +1,12 @@
 """Files are there whole or not at all."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from openlance.errors import CheckpointError, LanceError
-from openlance.files import whole_file, write_text
+from openlance.files import whole_file, write_json, write_text
 
 
 def stopped(path: Path, error: BaseException) -> None:
@@ -23,6 +24,8 @@ def test_a_file_takes_the_place_of_the_one_before_it_when_it_is_whole(tmp_path: 
         assert path.read_text() == "old"
         temporary.write_text("new ü", encoding="utf-8")
     assert path.read_text(encoding="utf-8") == "new ü"
+    write_json(path, {"a": [1]})
+    assert json.loads(path.read_text()) == {"a": [1]}
     assert list(tmp_path.iterdir()) == [path]
 
 

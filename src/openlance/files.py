@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from openlance.errors import LanceError
 
@@ -16,6 +18,7 @@ def whole_file(path: Path, refused: type[Exception] = LanceError) -> Iterator[Pa
     """A new name in the folder of `path` to write to. It takes the place of `path` when the block ends well and vanishes otherwise.
 
     A reader sees the old file or the new one. What the name ends in says nothing of the format. Raises `refused` on OSError.
+    Killed meanwhile, a process leaves the hidden `.tmp` file: another may be writing the same path, so no name is taken twice.
     """
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
@@ -31,3 +34,8 @@ def write_text(path: Path, text: str) -> None:
     """The whole text as UTF-8, or nothing of it. Raises LanceError."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(value, indent=1) + "\n")

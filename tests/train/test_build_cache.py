@@ -84,6 +84,15 @@ def test_a_cache_is_not_gone_on_with_by_a_world_that_draws_otherwise(
     assert json.loads(settings.read_text())["drawn"]["scenes"]
 
 
+def test_a_cache_is_not_gone_on_with_by_an_encoder_of_another_configuration(tmp_path: Path, encoders: Path) -> None:
+    values = {"output": str(tmp_path / "again"), "shard_size": 3, "shards": 1, "autoencoder": str(encoders)}
+    build_caches(read_plan(recipe(tmp_path, "again", defaults=values)))
+    config = json.loads((encoders / "config.json").read_text())
+    (encoders / "config.json").write_text(json.dumps({**config, "corrections": 2}))
+    with pytest.raises(LanceError, match=r"other settings \(configurations\)"):
+        build_caches(read_plan(recipe(tmp_path, "again", defaults={**values, "shards": 2})))
+
+
 def test_a_process_that_fails_is_reported(tmp_path: Path) -> None:
     plan = read_plan(recipe(tmp_path, "bad", processes=2))  # no autoencoder
     with pytest.raises(LanceError, match="2 of 2 processes failed"):

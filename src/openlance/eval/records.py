@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from openlance.errors import LanceError
 from openlance.eval.scores import Mark
-from openlance.files import write_text
+from openlance.files import write_json
 
 if TYPE_CHECKING:
     from openlance.pipeline import Lance
@@ -86,4 +86,4 @@ def claim(folder: Path, mine: dict[str, Any]) -> None:
         different = sorted(key for key in mine if theirs.get(key) != json.loads(json.dumps(mine[key])))
         if different:
             raise LanceError(f"{folder} holds results of another run ({', '.join(different)} differ): choose another folder or remove it")
-    write_text(path, json.dumps(mine, indent=1) + "\n")
+    write_json(path, mine)

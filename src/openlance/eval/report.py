@@ -1,6 +1,5 @@
 """Records become a table: per category the score with its interval, beside what the judge gives the truth and its reconstruction."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from openlance.eval.run import Evaluation
 from openlance.eval.sheet import sheet
 from openlance.eval.statistics import Estimate, estimate, mean_of
 from openlance.eval.suite import Suite
-from openlance.files import whole_file, write_text
+from openlance.files import whole_file, write_json
 
 SHEET_STRIPS = 32
 FILE_WIDTH = 130
@@ -131,7 +130,7 @@ def _mean_row(suite: Suite, condition: str, rows: Sequence[Row]) -> Row:
 def write_report(report: Report, evaluation: Evaluation) -> list[Path]:
     """Write report.json, and a contact sheet of the kept failures of each suite that has some. Returns the files."""
     paths = [evaluation.folder / "report.json"]
-    write_text(paths[0], json.dumps(report.to_dict(), indent=1) + "\n")
+    write_json(paths[0], report.to_dict())
     for suite in evaluation.suites:
         failed = [record for record in evaluation.file(suite).records.values() if record.strip]
         if path := _failure_sheet(failed[:SHEET_STRIPS], evaluation.folder, suite):

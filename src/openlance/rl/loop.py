@@ -9,7 +9,6 @@ the groups of an iteration, each holding the whole model: an iteration on any nu
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from openlance.engine.engine import Engine
 from openlance.errors import LanceError
-from openlance.files import write_text
+from openlance.files import write_json
 from openlance.model.lance import LanceModel
 from openlance.rl.advantage import Advantages, advantages
 from openlance.rl.evaluation import evaluate
@@ -133,7 +132,7 @@ def practise(recipe: RlRecipe, run: Run | None = None) -> Run:
         if not ranks.leads:
             return _practise(recipe, run or start(recipe, ranks), ())
         recipe.output.mkdir(parents=True, exist_ok=True)
-        write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
+        write_json(recipe.output / "recipe.json", recipe.to_dict())
         with open_trackers(recipe.output, recipe.name, recipe.wandb, recipe.to_dict()) as trackers:
             return _practise(recipe, run or start(recipe, ranks), trackers)
 

@@ -4,7 +4,6 @@ of its average with the weights from before has again (model soups, arXiv 2203.0
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from openlance.errors import CheckpointError
-from openlance.files import write_text
+from openlance.files import write_json
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
 from openlance.train.recipe import RecipeError, parse_typed, read_values
@@ -55,7 +54,7 @@ def average(recipe: AverageRecipe) -> Path:
     told.unlink(missing_ok=True)  # killed before its end, an average must not pass for the one before it
     save_pretrained(other, Binder(tokenizer, wording), folder, dtype=torch.bfloat16, tensors=tensors, overwrite=True)
     values = {"average": list(recipe.average), "share": recipe.share}
-    write_text(told, json.dumps(values, indent=1) + "\n")
+    write_json(told, values)
     return folder
 
 

@@ -81,13 +81,18 @@ class CacheBuilder:
         drawn = {"scenes": _scenes_digest(recipe.world, recipe.first)}
         settings: dict[str, Any] = {"world": asdict(recipe.world), "shard_size": recipe.shard_size, "first": recipe.first, "drawn": drawn}
         vision = autoencoder = None
+        configurations: dict[str, Any] = {}
         example = record_of(recipe.world.example(recipe.first).turns[0])
         if Kind.VISION in example.definition.blocks and recipe.vision:
-            vision, _, settings["vision"] = read_encoder(recipe.vision, VisionEncoder, device)
+            vision, configurations["vision"], settings["vision"] = read_encoder(recipe.vision, VisionEncoder, device)
         if (Kind.LATENT in example.definition.blocks or example.target) and recipe.autoencoder:
-            autoencoder, _, settings["autoencoder"] = read_encoder(recipe.autoencoder, build_autoencoder, device)
+            autoencoder, configurations["autoencoder"], settings["autoencoder"] = read_encoder(
+                recipe.autoencoder, build_autoencoder, device
+            )
         self.encoders = FrozenEncoders(vision, autoencoder)
-        self.writer = ShardWriter(recipe.output, settings, {"world": asdict(WorldData(recipe.world.task)), "drawn": drawn})
+        settings["configurations"] = configurations  # beside the digests of weights: one encoder's weights may encode in several ways
+        defaults = {"world": asdict(WorldData(recipe.world.task)), "drawn": drawn, "configurations": configurations}
+        self.writer = ShardWriter(recipe.output, settings, defaults)
 
     def build(self, number: int) -> float:
         """Write a shard if it is not there yet; returns examples a second."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from openlance.files import whole_file, write_text
+from openlance.files import write_json
 from openlance.train.muon import OptimizerRecipe
+from openlance.weights.tensorfile import write_tensors
 
 Batch = dict[str, Tensor]
 
@@ -57,10 +57,6 @@ class Stage(Protocol):
 
 
 def write_encoder(folder: Path, module: nn.Module, config: dict[str, Any]) -> None:
-    """weights.safetensors (bfloat16) and config.json, each complete or not there at all."""
-    from safetensors.torch import save_file
-
-    tensors = {name: p.detach().bfloat16().cpu().contiguous() for name, p in module.state_dict().items()}
-    with whole_file(folder / "weights.safetensors") as temporary:
-        save_file(tensors, temporary)
-    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    """weights.safetensors (bfloat16) and config.json, each complete or not there at all. Raises LanceError if they cannot be written."""
+    write_tensors(folder / "weights.safetensors", module.state_dict(), torch.bfloat16)
+    write_json(folder / "config.json", config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import sys
@@ -20,7 +19,7 @@ from torch import Tensor
 from openlance.data.batch import TrainingBatch
 from openlance.data.loader import Steps, task_counts
 from openlance.errors import LanceError
-from openlance.files import write_text
+from openlance.files import write_json
 from openlance.model.allocator import keep_freed_memory
 from openlance.model.lance import LanceModel
 from openlance.sequence.bind import Binder
@@ -108,7 +107,7 @@ def train(recipe: TrainRecipe) -> dict[str, Any]:
         if not ranks.leads:
             return _train(recipe, ranks, ())
         recipe.output.mkdir(parents=True, exist_ok=True)
-        write_text(recipe.output / "recipe.json", json.dumps(recipe.to_dict(), indent=1) + "\n")
+        write_json(recipe.output / "recipe.json", recipe.to_dict())
         with open_trackers(recipe.output, recipe.name, recipe.wandb, recipe.to_dict()) as trackers:
             return _train(recipe, ranks, trackers)
 
