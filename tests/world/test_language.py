@@ -16,6 +16,7 @@ from openlance.world.phrasings import MORE, PHRASINGS, Voice
 from openlance.world.sample import SceneOptions, sample_scene
 from openlance.world.splits import SPLITS, splits
 from openlance.world.tasks import CATEGORIES, make_example
+from openlance.world.video_questions import WHO_VERBS, acts, deed
 
 EVERYTHING = [(task, category) for task, categories in CATEGORIES.items() for category in categories]
 
@@ -52,6 +53,24 @@ def test_further_phrasings_say_the_same_and_only_where_they_are_asked_for() -> N
             words = [piece.strip(" .?,:") for piece in re.split(r"{\w}", held) if piece.strip(" .?,:")]
             said = words[0] if len(words) == 1 and " " in words[0] else held.strip(".?")
             assert not any(said in phrasing for phrasing in further), (group, held)
+
+
+def test_training_asks_who_does_something_in_the_words_of_prompts_and_evaluation_in_its_own() -> None:
+    rng, further = random.Random(0), 0
+    options = SceneOptions(moving=True, events=0.5, motions={"spin": 4, "grow": 4, "shrink": 4})
+    for index in range(400):
+        scene = sample_scene(random.Random(index), options=options)
+        for o in scene.objects:
+            kind = acts(o)
+            if kind is None:
+                continue
+            assert deed(Voice(rng), o) == deed(Voice(rng, held=True), o) == WHO_VERBS[kind]
+            verb = deed(Voice(rng, more=True), o)
+            colour = o.event.colour if o.event else None
+            known = {p.format(x="", c=colour).strip() for p in PHRASINGS[kind][: -splits().held_phrasings] + MORE[kind]}
+            assert verb == WHO_VERBS[kind] or {f"that {verb}", verb.removeprefix("is ")} & known, verb
+            further += verb != WHO_VERBS[kind]
+    assert further > 100
 
 
 @pytest.mark.parametrize(("task", "category"), EVERYTHING)

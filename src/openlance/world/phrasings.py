@@ -331,15 +331,15 @@ MORE: dict[str, tuple[str, ...]] = {
     "down": ("{x} dropping", "{x} shifting down", "{x} that goes down", "{x} gliding downward", "{x} that heads down"),
     "grow": (
         "{x} expanding", "{x} growing in size", "{x} that gets bigger", "{x} that swells", "{x} whose size is increasing",
-        "{x} swelling and swelling", "{x} with increasing size",
+        "{x} swelling and swelling", "{x} that has an increasing size",
     ),
     "shrink": (
         "{x} contracting", "{x} shrinking in size", "{x} that gets smaller", "{x} that loses its size", "{x} whose size is decreasing",
-        "{x} losing some of its size", "{x} with decreasing size",
+        "{x} losing some of its size", "{x} that has a decreasing size",
     ),
     "spin": (
         "{x} revolving", "{x} spinning around", "{x} that rotates", "{x} that whirls", "{x} whose rotation goes on",
-        "{x} that is whirling around", "{x} with a rotation",
+        "{x} that is whirling around", "{x} that makes a rotation",
     ),
     "blink": (
         "{x} turning on and off", "{x} flickering", "{x} that goes on and off", "{x} that switches on and off", "{x} switching off and on",

@@ -32,6 +32,18 @@ def acts(o: Object) -> str | None:
     return None if o.motion.kind == "still" else o.motion.kind
 
 
+def deed(voice: Voice, o: Object) -> str:
+    """ "moves left"; a voice that knows more ways also says it as prompts do: "whirls", "is whirling around"."""
+    kind = acts(o) or ""
+    if voice.more and voice.varies(0.7):
+        words = voice.say(kind, x="", c=o.event.colour or "" if o.event else "").strip()
+        if words.startswith("that "):
+            return words.removeprefix("that ")
+        if words.split()[0].endswith("ing"):
+            return f"is {words}"
+    return WHO_VERBS[kind]
+
+
 def ask_direction(voice: Voice, scene: Scene) -> Question | None:
     """Which way an object goes."""
     picked = pick(voice, scene, lambda o: o.motion.kind in DIRECTIONS)
@@ -60,7 +72,7 @@ def ask_who(voice: Voice, scene: Scene) -> Question | None:
         return None
     o = voice.rng.choice(actors)
     names = {id(p): answer_phrase(unique_descriptions(scene, p)[0]) for p in scene.objects if unique_descriptions(scene, p)}
-    question = Question(voice.say("ask who", v=WHO_VERBS[acts(o) or ""]), names.pop(id(o)))
+    question = Question(voice.say("ask who", v=deed(voice, o)), names.pop(id(o)))
     return with_options(voice, question, list(names.values()))
 
 
