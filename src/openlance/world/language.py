@@ -204,11 +204,16 @@ def clip_prompt(voice: Voice, scene: Scene, detail: Detail, group: str = "clip")
 
 
 def action_phrase(voice: Voice, o: Object, subject: str) -> str:
-    """ "a red circle moving left" """
+    """ "a red circle moving left and then stopping" """
+    said = deed_phrase(voice, o, subject)
+    return voice.say("stop", x=said) if o.event and o.event.kind == "stop" else said
+
+
+def deed_phrase(voice: Voice, o: Object, subject: str) -> str:
+    """ "a red circle moving left": the event, or else the motion, whether it stops or not."""
     if o.event and o.event.kind != "stop":
         return voice.say(o.event.kind, x=subject, c=o.event.colour or "")
-    moving = voice.say(o.motion.kind, x=subject)
-    return voice.say("stop", x=moving) if o.event else moving
+    return voice.say(o.motion.kind, x=subject)
 
 
 def action_facts(o: Object, what: What) -> tuple[Fact, ...]:

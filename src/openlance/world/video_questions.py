@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from openlance.world.facts import NUMBERS, unique_descriptions
-from openlance.world.language import ACTIONS, action_name, the
+from openlance.world.language import ACTIONS, action_name, deed_phrase, the
 from openlance.world.palette import COLOURS, NATURAL
 from openlance.world.phrasings import Voice
 from openlance.world.questions import Asker, Question, answer_phrase, ask_caption, ask_exists, pick
@@ -34,14 +34,13 @@ def acts(o: Object) -> str | None:
 
 def deed(voice: Voice, o: Object) -> str:
     """ "moves left"; a voice that knows more ways also says it as prompts do: "whirls", "is whirling around"."""
-    kind = acts(o) or ""
     if voice.more and voice.varies(0.7):
-        words = voice.say(kind, x="", c=o.event.colour or "" if o.event else "").strip()
+        words = deed_phrase(voice, o, "").strip()
         if words.startswith("that "):
             return words.removeprefix("that ")
         if words.split()[0].endswith("ing"):
             return f"is {words}"
-    return WHO_VERBS[kind]
+    return WHO_VERBS[acts(o) or ""]
 
 
 def ask_direction(voice: Voice, scene: Scene) -> Question | None:
