@@ -1,5 +1,6 @@
 """The model card says what was recorded, and nothing else."""
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -193,6 +194,25 @@ def test_curves_are_drawn_to_scale() -> None:
     assert "a < b" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     with pytest.raises(ValueError, match="nothing to draw"):
         curves_svg([Panel("empty", "steps", {"loss": [(0, 1.0)]})])
+
+
+def test_labels_of_many_series_stay_apart_and_in_their_panel() -> None:
+    names = [
+        "loss",
+        "ce/understand",
+        *(f"mse/{task}" for task in ("i2v", "image_edit", "subject_image", "subject_video", "t2i", "t2v", "video_edit")),
+    ]
+    series = {name: [(20, 0.3), (1150, 0.1 if i else 0.28)] for i, name in enumerate(names)}
+    root = ElementTree.fromstring(curves_svg([Panel("many", "steps", series)]))
+    _, _, width, height = map(float, root.get("viewBox", "").split())
+    texts = list(root.iter("{http://www.w3.org/2000/svg}text"))
+    labels = [text for text in texts if (text.text or "").rsplit(" ", 1)[0] in names]
+    levels = sorted(float(label.get("y", "")) for label in labels)
+    assert len(levels) == len({label.get("fill") for label in labels}) == 9
+    assert min(b - a for a, b in itertools.pairwise(levels)) >= 10
+    assert levels[-1] < height
+    assert all(float(label.get("x", "")) + 5.6 * len(label.text or "") < width for label in labels)
+    assert "1,150 steps" in [text.text for text in texts]
 
 
 def test_long_runs_are_thinned_to_their_mean() -> None:

@@ -7,9 +7,9 @@ from html import escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 92, 34, 34
-COLOURS = ("#0d7d73", "#c2410c", "#4338ca", "#a16207", "#be185d", "#15803d", "#0369a1", "#6b21a8")
+WIDTH, HEIGHT = 470, 230
+LEFT, RIGHT, TOP, BOTTOM = 46, 142, 34, 34
+COLOURS = ("#0d7d73", "#c2410c", "#4338ca", "#a16207", "#be185d", "#15803d", "#0369a1", "#6b21a8", "#475569", "#b91c1c")
 MAX_POINTS = 160
 LINE = 12
 
@@ -51,9 +51,9 @@ def _panel(panel: Panel, left: int, top: int) -> str:
         parts.append(f'<path d="M{start:.1f} {level:.1f}H{left + WIDTH - RIGHT}" stroke="#ddd"/>')
         parts.append(f'<text x="{start - 5:.1f}" y="{level + 3:.1f}" text-anchor="end" fill="#666">{y:.3g}</text>')
     floor = top + HEIGHT - BOTTOM + 14
-    parts.append(f'<text x="{left + LEFT}" y="{floor}" fill="#666">{x0:.3g}</text>')
-    parts.append(f'<text x="{left + WIDTH - RIGHT}" y="{floor}" text-anchor="end" fill="#666">{x1:.3g} {escape(panel.x)}</text>')
-    ends = _apart([place(*points[-1])[1] for points in series.values()])
+    parts.append(f'<text x="{left + LEFT}" y="{floor}" fill="#666">{_short(x0)}</text>')
+    parts.append(f'<text x="{left + WIDTH - RIGHT}" y="{floor}" text-anchor="end" fill="#666">{_short(x1)} {escape(panel.x)}</text>')
+    ends = _apart([place(*points[-1])[1] for points in series.values()], floor)
     for (name, points), end, colour in zip(series.items(), ends, (c for _ in series for c in COLOURS), strict=False):
         line = "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in points))
         parts.append(f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
@@ -74,10 +74,16 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _apart(levels: Sequence[float]) -> list[float]:
-    """The levels, moved down as far as labels need not to overlap."""
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _apart(levels: Sequence[float], lowest: float) -> list[float]:
+    """The levels, moved down as far as labels need not to overlap, and up from below `lowest`."""
     order = sorted(range(len(levels)), key=lambda i: levels[i])
     moved = list(levels)
     for before, after in itertools.pairwise(order):
         moved[after] = max(moved[after], moved[before] + LINE)
+    for place, i in enumerate(reversed(order)):
+        moved[i] = min(moved[i], lowest - place * LINE)
     return moved
