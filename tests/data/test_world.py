@@ -6,7 +6,7 @@ import pytest
 
 from openlance.data.world import WorldData
 from openlance.errors import LanceError
-from openlance.world.phrasings import MORE
+from openlance.world.more_phrasings import MORE
 
 
 def acts(data: WorldData, count: int = 60) -> Counter[str]:

@@ -12,7 +12,8 @@ from openlance.world.draw import Setting
 from openlance.world.examples import Example
 from openlance.world.language import caption
 from openlance.world.lexicon import article, canonical, plural
-from openlance.world.phrasings import MORE, PHRASINGS, Voice
+from openlance.world.more_phrasings import MORE
+from openlance.world.phrasings import PHRASINGS, Voice
 from openlance.world.sample import SceneOptions, sample_scene
 from openlance.world.splits import SPLITS, splits
 from openlance.world.tasks import CATEGORIES, make_example

@@ -7,11 +7,11 @@ from html import escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 470, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 142, 34, 34
+PLOT, HEIGHT = 282, 230
+LEFT, TOP, BOTTOM = 46, 34, 34
 COLOURS = ("#0d7d73", "#c2410c", "#4338ca", "#a16207", "#be185d", "#15803d", "#0369a1", "#6b21a8", "#475569", "#b91c1c")
 MAX_POINTS = 160
-LINE = 12
+LINE, CHARACTER = 12, 5.6
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,10 @@ def curves_svg(panels: Sequence[Panel], columns: int = 2) -> str:
     if not shown:
         raise ValueError("there is nothing to draw: no series has two points")
     columns = min(columns, len(shown))
-    width, height = columns * WIDTH, -(-len(shown) // columns) * HEIGHT
-    body = "".join(_panel(panel, place % columns * WIDTH, place // columns * HEIGHT) for place, panel in enumerate(shown))
+    longest = max(len(_label(name, points)) for panel in shown for name, points in panel.series.items() if len(points) > 1)
+    across = LEFT + PLOT + round(CHARACTER * longest) + 12
+    width, height = columns * across, -(-len(shown) // columns) * HEIGHT
+    body = "".join(_panel(panel, place % columns * across, place // columns * HEIGHT) for place, panel in enumerate(shown))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="10">'
     return f'{head}<rect width="{width}" height="{height}" fill="#fff"/>{body}</svg>\n'
 
@@ -40,24 +42,24 @@ def _panel(panel: Panel, left: int, top: int) -> str:
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     (x0, x1), (y0, y1) = _range(xs), _range(ys)
+    start, end = left + LEFT, left + LEFT + PLOT
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = left + LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-        return across, top + TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+        return start + (x - x0) / (x1 - x0) * PLOT, top + TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<text x="{left + LEFT}" y="{top + 20}" font-size="12" font-weight="600">{escape(panel.title)}</text>']
+    parts = [f'<text x="{start}" y="{top + 20}" font-size="12" font-weight="600">{escape(panel.title)}</text>']
     for y in (y0, (y0 + y1) / 2, y1):
-        start, level = place(x0, y)
-        parts.append(f'<path d="M{start:.1f} {level:.1f}H{left + WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{start - 5:.1f}" y="{level + 3:.1f}" text-anchor="end" fill="#666">{y:.3g}</text>')
+        _, level = place(x0, y)
+        parts.append(f'<path d="M{start} {level:.1f}H{end}" stroke="#ddd"/>')
+        parts.append(f'<text x="{start - 5}" y="{level + 3:.1f}" text-anchor="end" fill="#666">{y:.3g}</text>')
     floor = top + HEIGHT - BOTTOM + 14
-    parts.append(f'<text x="{left + LEFT}" y="{floor}" fill="#666">{_short(x0)}</text>')
-    parts.append(f'<text x="{left + WIDTH - RIGHT}" y="{floor}" text-anchor="end" fill="#666">{_short(x1)} {escape(panel.x)}</text>')
-    ends = _apart([place(*points[-1])[1] for points in series.values()], floor)
-    for (name, points), end, colour in zip(series.items(), ends, (c for _ in series for c in COLOURS), strict=False):
+    parts.append(f'<text x="{start}" y="{floor}" fill="#666">{_short(x0)}</text>')
+    parts.append(f'<text x="{end}" y="{floor}" text-anchor="end" fill="#666">{_short(x1)} {escape(panel.x)}</text>')
+    levels = _apart([place(*points[-1])[1] for points in series.values()], floor)
+    for (name, points), level, colour in zip(series.items(), levels, (c for _ in series for c in COLOURS), strict=False):
         line = "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in points))
         parts.append(f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        parts.append(f'<text x="{left + WIDTH - RIGHT + 6}" y="{end + 3:.1f}" fill="{colour}">{escape(name)} {points[-1][1]:.3g}</text>')
+        parts.append(f'<text x="{end + 6}" y="{level + 3:.1f}" fill="{colour}">{escape(_label(name, points))}</text>')
     return "".join(parts)
 
 
@@ -72,6 +74,10 @@ def _thinned(points: Points) -> list[tuple[float, float]]:
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _label(name: str, points: Points) -> str:
+    return f"{name} {points[-1][1]:.3g}"
 
 
 def _short(value: float) -> str:

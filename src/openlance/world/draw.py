@@ -19,7 +19,7 @@ class Setting:
     `arranged`: where a prompt leaves the places of objects open they stand in reading order (see `arrange`), else anywhere; a word that
     an edit writes has its letters in columns; what appears after a first frame does so in the middle. `given_anywhere`: what is given
     (a first frame, a subject, what is edited) lies on no lattice, as what people bring does not; what the words leave open still does.
-    `more_phrasings`: said in further ways too (`phrasings.MORE`), as only training is. `fewest_objects`: in clips, those of a subject
+    `more_phrasings`: said in further ways too (`more_phrasings`), as only training is. `fewest_objects`: in clips, those of a subject
     and of two events aside, as far as a task has as many.
     """
 
