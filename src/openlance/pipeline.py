@@ -33,7 +33,7 @@ OTHER_FIELDS = frozenset({"height", "width", "num_frames", "seed", "system", "re
 
 
 class LanceNotice(UserWarning):
-    """Something about a request was adjusted, e.g. a size rounded to what the model can make."""
+    """Something about a request was adjusted, e.g. a size rounded to what the model can make, or its prompt has words it never met."""
 
 
 class Lance:
@@ -71,15 +71,14 @@ class Lance:
         """
         from openlance.weights.load import load_pretrained
 
-        model, tokenizer, wording = load_pretrained(name, variant=variant, device=device, dtype=dtype, templates=templates)
-        return cls(model, Binder(tokenizer, wording))
+        return cls(*load_pretrained(name, variant=variant, device=device, dtype=dtype, templates=templates))
 
     @property
     def config(self) -> LanceConfig:
         return self.model.config
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model in our own layout: sharded safetensors, config.json, tokenizer, templates.json."""
+        """Write the model in our own layout: sharded safetensors, config.json, tokenizer, templates.json, [words.json]."""
         from openlance.weights.save import save_pretrained
 
         save_pretrained(self.model, self.binder, Path(folder))
@@ -92,6 +91,7 @@ class Lance:
         from openlance.weights.adapter import merge_adapter
 
         merge_adapter(self.model, Path(folder))
+        self.binder.known_words = None  # the adapter may have taught it others
 
     @overload
     def generate_image(self, prompt: str, **parameters: Any) -> Image: ...

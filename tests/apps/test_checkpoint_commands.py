@@ -1,6 +1,7 @@
 """info, convert, templates, verify."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from openlance.apps.anatomy import needs_of, parts_of
 from openlance.errors import CheckpointError
 from openlance.model.config import LanceConfig, MediaConfig
+from openlance.sequence.known_words import KnownWords
 from openlance.sequence.template import OWN_WORDING, Templates
 from openlance.weights.hub import HUB_NAME, resolve
 from openlance.weights.load import load_checkpoint, load_pretrained, read_config
@@ -58,12 +60,16 @@ def test_needs_grow_with_what_is_made() -> None:
 
 
 def test_convert_there_and_back(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
-    assert cli("convert", checkpoint, "published", "--to", "published").out.strip() == "published"
+    known = KnownWords(frozenset({"red"}), {"colours": ("red",)}, (3, 5))
+    given = Path(shutil.copytree(checkpoint, tmp_path / "given"))
+    known.save(given / "words.json")
+    assert cli("convert", given, "published", "--to", "published").out.strip() == "published"
     assert cli("convert", "published", "back", "--quiet").code == 0
     before, after = load_file(checkpoint / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(before[name].equal(after[name]) for name in before)
     assert Templates.load(tmp_path / "back" / "templates.json") == OWN_WORDING
+    assert KnownWords.load(tmp_path / "back" / "words.json") == known
     assert cli("convert", checkpoint, "half", "--dtype", "bfloat16", "--json").results[0]["dtype"] == "bfloat16"
     refused = cli("convert", checkpoint, "half")
     assert (refused.code, "not empty" in refused.err) == (2, True)
@@ -161,8 +167,8 @@ def test_the_hub_name_brings_the_fetched_wording(golden_dir: Path, tmp_path: Pat
     Templates({"t2i/image": "Paint."}).save(path)
     monkeypatch.setattr("openlance.weights.load.resolve", lambda name, variant: resolve(golden_dir))
     monkeypatch.setattr("openlance.weights.load.fetched_templates", lambda: path)
-    assert load_pretrained(HUB_NAME, device="cpu")[2].systems == {"t2i/image": "Paint."}
-    assert load_pretrained(golden_dir, device="cpu")[2].systems == {}
+    assert load_pretrained(HUB_NAME, device="cpu")[1].templates.systems == {"t2i/image": "Paint."}
+    assert load_pretrained(golden_dir, device="cpu")[1].templates.systems == {}
 
 
 def test_verify_command(cli: Cli, golden_dir: Path) -> None:

@@ -159,7 +159,8 @@ def test_videos(client, lance, picture, png):
 
 
 def test_a_video_is_cancelled(client, server):
-    job = client.videos.create(prompt="long", extra_body={"num_inference_steps": 1000})
+    job = client.videos.create(prompt="long", size="70x64", extra_body={"num_inference_steps": 1000})
+    assert (job.size, job.notices) == ("64x64", ["width 70 is not a multiple of 16: 64 is used"])
     with server.http() as http:
         told = http.post(f"/v1/videos/{job.id}/cancel").json()
     assert (told["status"], told["error"]["code"]) == ("failed", "cancelled")

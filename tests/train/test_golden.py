@@ -47,7 +47,7 @@ def golden_path(case: Any, batch: TrainingBatch) -> NoisePath:
 
 def load(golden_dir: Path) -> Any:
     """The golden transformer. These cases were made with rotary frequencies in float32."""
-    model, _, _ = load_pretrained(golden_dir, dtype="float32", device="cpu")
+    model, _ = load_pretrained(golden_dir, dtype="float32", device="cpu")
     model.rope.config = replace(model.rope.config, rope_inv_freq_dtype="float32")
     model.rope.reset()
     model.vision = model.autoencoder = None

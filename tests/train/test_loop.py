@@ -42,11 +42,11 @@ def test_it_learns_and_exports_the_averaged_model(tmp_path: Path) -> None:
     for task in ("ce/understand", "mse/t2i"):
         losses = [line[task] for line in lines if task in line]
         assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), task
-    model, tokenizer, _ = load_pretrained(recipe.output / "model", dtype="float32", device="cpu")
+    model, binder = load_pretrained(recipe.output / "model", dtype="float32", device="cpu")
     state = final_state(recipe.output)["optimizer"]
     average = state["averages"][state["names"].index("head.weight")]
     assert torch.equal(model.head.weight, average.bfloat16().float())
-    assert len(tokenizer) == 261
+    assert len(binder.tokenizer) == 261
 
 
 def test_a_step_attended_at_once_is_the_same_step(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from openlance.errors import CheckpointError, LanceError
 from openlance.model.lance import LanceModel
 from openlance.pipeline import Lance
 from openlance.sequence.bind import Binder
+from openlance.sequence.known_words import KnownWords
 from openlance.sequence.template import OWN_WORDING
 from openlance.train import loop
 from openlance.train.loop import train
@@ -130,7 +131,9 @@ def test_load_adapter_gives_the_exported_model(tmp_path: Path, precision: str) -
     assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 4, 8.0)
     lance = Lance.from_pretrained(tmp_path / "base", device="cpu", dtype="bfloat16")
     before = copy.deepcopy(lance.model.state_dict())
+    lance.binder.known_words = KnownWords(frozenset(), {}, (3, 5))
     lance.load_adapter(adapter)
+    assert lance.binder.known_words is None
     exported = Lance.from_pretrained(recipe.output / "model", device="cpu", dtype="bfloat16").model.state_dict()
     loaded = lance.model.state_dict()
     assert all(torch.equal(loaded[name], exported[name]) for name in exported)

@@ -38,6 +38,9 @@ def test_published(published):
     assert files.templates is None
     touch(published, "templates.json")
     assert resolve(published).templates == published / "templates.json"
+    assert resolve(published).words is None
+    touch(published, "words.json")
+    assert resolve(published).words == published / "words.json"
 
 
 def test_published_inner_folder_or_file(published):
@@ -63,6 +66,9 @@ def test_own(tmp_path):
     touch(tmp_path, "config.json", "model.safetensors.index.json", "tokenizer.json", "templates.json")
     files = resolve(tmp_path)
     assert (files.layout, files.weights.name, files.templates) == ("own", "model.safetensors.index.json", tmp_path / "templates.json")
+    assert files.words is None
+    touch(tmp_path, "words.json")
+    assert resolve(tmp_path).words == tmp_path / "words.json"
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(CheckpointError, match=r"lacks model\.safetensors"):
         resolve(tmp_path)

@@ -203,16 +203,17 @@ def test_configuration_that_does_not_fit_is_named(published_folder, own_folder):
 
 
 def test_load_pretrained(model, binder, own_folder, published_folder, tmp_path):
-    loaded, tokenizer, templates = load_pretrained(own_folder, dtype="float32", device="cpu")
+    loaded, found = load_pretrained(own_folder, dtype="float32", device="cpu")
     assert same_tensors(loaded, model)
-    assert tokenizer.encode("two words") == binder.tokenizer.encode("two words")
-    assert templates == binder.templates
+    assert found.tokenizer.encode("two words") == binder.tokenizer.encode("two words")
+    assert found.templates == binder.templates
+    assert found.known_words is None
     assert load_pretrained(published_folder, device="cpu")[0].dtype == fast_dtype("cpu")
     other = tmp_path / "mine.json"
-    dataclasses.replace(templates, systems={"t2i/image": "Paint."}).save(other)
-    assert load_pretrained(own_folder, templates=other)[2].systems == {"t2i/image": "Paint."}
+    dataclasses.replace(found.templates, systems={"t2i/image": "Paint."}).save(other)
+    assert load_pretrained(own_folder, templates=other)[1].templates.systems == {"t2i/image": "Paint."}
     (published_folder / "templates.json").unlink()
-    assert load_pretrained(published_folder)[2].systems == {}
+    assert load_pretrained(published_folder)[1].templates.systems == {}
     with pytest.raises(CheckpointError, match=r"int8.*'bfloat16'"):
         load_pretrained(own_folder, dtype="int8")
     edit_json(own_folder / "config.json", transformer={**model.config.to_dict()["transformer"], "vocab_size": 600})

@@ -72,6 +72,7 @@ def plan(model: LanceModel, binder: Binder, request: Request) -> Plan:
             f"the request is {tokens} tokens long and the model takes {limit}: "
             f"shorten the prompt ({len(binder.tokenizer.encode(request.prompt))} tokens), or use fewer or smaller media"
         )
+    notices += binder.known_words.notices(request.prompt) if binder.known_words else ()
     first_frame = (used[0] if used else len(history.media)) if task.clean_frames else None
     return Plan(request, sampling, lay_out(model.config, segments, sampling), fresh, target, notices, first_frame)
 

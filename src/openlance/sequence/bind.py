@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from openlance.errors import RequestError
+from openlance.sequence.known_words import KnownWords
 from openlance.sequence.segment import Kind, Role, Segment
 from openlance.sequence.tasks import Task
 from openlance.sequence.template import ASSISTANT_START, LINE, SYSTEM_START, TURN_END, USER_START, Templates
@@ -27,11 +29,18 @@ class MediumGrids:
 
 
 class Binder:
-    """Builds segments with one tokenizer and one wording."""
+    """Builds segments with one tokenizer and one wording. `known_words`: of a model whose language is closed, else None."""
 
-    def __init__(self, tokenizer: Tokenizer, templates: Templates) -> None:
+    def __init__(self, tokenizer: Tokenizer, templates: Templates, known_words: KnownWords | None = None) -> None:
         self.tokenizer = tokenizer
         self.templates = templates
+        self.known_words = known_words
+
+    def save_wording(self, folder: Path) -> None:
+        """Write templates.json and, of a closed language, words.json."""
+        self.templates.save(folder / "templates.json")
+        if self.known_words:
+            self.known_words.save(folder / "words.json")
 
     def system(self, task: Task, text: str | None = None) -> list[Segment]:
         """The SYSTEM turn and the opening of the user's: one causal segment."""

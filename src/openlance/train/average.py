@@ -14,7 +14,6 @@ from torch import Tensor
 from openlance.errors import CheckpointError
 from openlance.files import write_json
 from openlance.model.lance import LanceModel
-from openlance.sequence.bind import Binder
 from openlance.train.recipe import RecipeError, parse_typed, read_values
 from openlance.weights.load import load_pretrained
 from openlance.weights.save import save_pretrained
@@ -47,12 +46,12 @@ def average(recipe: AverageRecipe) -> Path:
 
     Raises CheckpointError where a model cannot be read, or naming the weights in which the two differ.
     """
-    (one, *_), (other, tokenizer, wording) = (load_pretrained(name, device="cpu", dtype="float32") for name in recipe.average)
+    (one, _), (other, binder) = (load_pretrained(name, device="cpu", dtype="float32") for name in recipe.average)
     tensors = average_tensors(one, other, recipe.share)
     recipe.output.mkdir(parents=True, exist_ok=True)
     folder, told = recipe.output / "model", recipe.output / "recipe.json"
     told.unlink(missing_ok=True)  # killed before its end, an average must not pass for the one before it
-    save_pretrained(other, Binder(tokenizer, wording), folder, dtype=torch.bfloat16, tensors=tensors, overwrite=True)
+    save_pretrained(other, binder, folder, dtype=torch.bfloat16, tensors=tensors, overwrite=True)
     values = {"average": list(recipe.average), "share": recipe.share}
     write_json(told, values)
     return folder

@@ -62,8 +62,9 @@ def draft_model(recipe: ModelRecipe, seed: int) -> Draft:
     if (recipe.config is None) == (recipe.checkpoint is None):
         raise RecipeError("model needs exactly one of config (a new model) and checkpoint (one to go on from)")
     if recipe.checkpoint is not None:
-        checkpoint, tokenizer, wording = open_pretrained(recipe.checkpoint)
-        draft = Draft(checkpoint.model, Binder(tokenizer, wording), checkpoint.read, checkpoint.fingerprint)
+        checkpoint, before = open_pretrained(recipe.checkpoint)
+        binder = Binder(before.tokenizer, before.templates)  # its language may not be closed any more: training can teach other words
+        draft = Draft(checkpoint.model, binder, checkpoint.read, checkpoint.fingerprint)
     else:
         binder = Binder(_tokenizer(recipe), OWN_WORDING)
         config = _new_config(recipe, len(binder.tokenizer))

@@ -34,7 +34,7 @@ def export_pretrained(
 ) -> None:
     """Write `model`, with the tokenizer of `binder`, to `folder` in the published layout, complete or not at all.
 
-    `dtype`: of everything on disk (published: float32). The published files hold no wording: templates.json goes beside them.
+    `dtype`: of everything on disk (published: float32). The published files hold no wording: templates.json and words.json go beside them.
 
     Raises CheckpointError if the model has parts or conventions that the published layout cannot express.
     """
@@ -46,7 +46,7 @@ def export_pretrained(
         write_tensors(language / "model.safetensors", published_tensors(model, transformer_slots(model.config.transformer)), dtype)
         _write_json(language / "llm_config.json", llm_config(model.config.transformer))
         binder.tokenizer.save(language)
-        binder.templates.save(temporary / "templates.json")
+        binder.save_wording(temporary)
         write_tensors(vision / "vit.safetensors", published_tensors(model.vision, vision_slots(model.vision.state_dict())), dtype)
         _write_json(vision / "config.json", model.config.vision)
         tensors = published_tensors(model.autoencoder, autoencoder_slots(model.autoencoder.state_dict()))

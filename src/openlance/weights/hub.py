@@ -2,7 +2,7 @@
 
 Three layouts are understood:
 
-own         config.json  model.safetensors[.index.json]  tokenizer.json  templates.json
+own         config.json  model.safetensors[.index.json]  tokenizer.json  templates.json  [words.json]
 flat        llm_config.json  model.safetensors  [vit_config.json  vit.safetensors]  [vae_config.json  vae.safetensors]  tokenizer
 published   Lance_3B/ or Lance_3B_Video/ (llm_config.json  model.safetensors  tokenizer)  Qwen2.5-VL-ViT/  Wan2.2_VAE.pth
 """
@@ -30,6 +30,7 @@ class CheckpointFiles:
     tokenizer: Path
     """Folder of the tokenizer files."""
     templates: Path | None = None
+    words: Path | None = None
     vision_config: Path | None = None
     vision_weights: Path | None = None
     autoencoder_config: Path | None = None
@@ -100,6 +101,7 @@ def _own(folder: Path) -> CheckpointFiles:
         weights=_weights(folder),
         tokenizer=folder,
         templates=_optional(folder / "templates.json"),
+        words=_optional(folder / "words.json"),
     )
 
 
@@ -115,6 +117,7 @@ def _flat(folder: Path) -> CheckpointFiles:
         weights=_weights(folder),
         tokenizer=folder,
         templates=_optional(folder / "templates.json"),
+        words=_optional(folder / "words.json"),
         vision_config=_optional(folder / "vit_config.json"),
         vision_weights=vision,
         autoencoder_config=_optional(folder / "vae_config.json"),
@@ -132,6 +135,7 @@ def _published(folder: Path, root: Path) -> CheckpointFiles:
         weights=_weights(folder),
         tokenizer=folder,
         templates=_optional(folder / "templates.json") or _optional(root / "templates.json"),
+        words=_optional(root / "words.json"),
         vision_config=root / VISION_FOLDER / "config.json",
         vision_weights=root / VISION_FOLDER / "vit.safetensors",
         autoencoder_config=_optional(root / "vae_config.json"),

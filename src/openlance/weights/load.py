@@ -21,6 +21,8 @@ from openlance.model.lance import LanceModel
 from openlance.model.precision import fast_dtype
 from openlance.model.vae import build_autoencoder
 from openlance.model.vision import VisionEncoder
+from openlance.sequence.bind import Binder
+from openlance.sequence.known_words import KnownWords
 from openlance.sequence.template import Templates
 from openlance.sequence.tokenizer import Tokenizer
 from openlance.weights.checksums import check_weights
@@ -46,8 +48,8 @@ def load_pretrained(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     templates: str | Path | None = None,
-) -> tuple[LanceModel, Tokenizer, Templates]:
-    """Model, tokenizer and wording of a checkpoint; `name` and `variant` as in `hub.resolve`.
+) -> tuple[LanceModel, Binder]:
+    """Model, and tokenizer and wording, of a checkpoint; `name` and `variant` as in `hub.resolve`.
 
     `device`: `auto` takes a GPU if there is one. `dtype`: float32, bfloat16, float16, or `auto`, which is what the device
     multiplies fast: bfloat16, or float32 on processors without instructions for it (`model.precision`).
@@ -59,24 +61,29 @@ def load_pretrained(
     if kind not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise CheckpointError(f"weights cannot be loaded as {dtype}: use 'auto', 'float32', 'bfloat16' or 'float16'")
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    checkpoint, tokenizer, words = open_pretrained(name, variant=variant, templates=templates)
-    return checkpoint.load(kind, place), tokenizer, words
+    checkpoint, binder = open_pretrained(name, variant=variant, templates=templates)
+    return checkpoint.load(kind, place), binder
 
 
 def open_pretrained(
     name: str | Path, *, variant: str | None = None, templates: str | Path | None = None
-) -> tuple["UnreadCheckpoint", Tokenizer, Templates]:
+) -> tuple["UnreadCheckpoint", Binder]:
     """`load_pretrained` up to where weights take memory."""
     files = resolve(name, variant=variant)
     wording = files.templates if templates is None else Path(templates)
     if wording is None and str(name) == HUB_NAME:
         wording = fetched_templates()
-    words = Templates({}) if wording is None else Templates.load(wording)
     tokenizer = Tokenizer.load(files.tokenizer)
     vocabulary = read_config(files).transformer.vocab_size
     if len(tokenizer) > vocabulary:
         raise CheckpointError(f"{files.tokenizer}: {len(tokenizer)} tokens do not fit a model of {vocabulary}; bring its own tokenizer")
-    return UnreadCheckpoint(files), tokenizer, words
+    return UnreadCheckpoint(files), read_binder(files, tokenizer, wording)
+
+
+def read_binder(files: CheckpointFiles, tokenizer: Tokenizer, wording: Path | None) -> Binder:
+    """The binder of a checkpoint with the templates of the file `wording`, or without any."""
+    words = None if files.words is None else KnownWords.load(files.words)
+    return Binder(tokenizer, Templates({}) if wording is None else Templates.load(wording), words)
 
 
 def load_checkpoint(files: CheckpointFiles, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> LanceModel:

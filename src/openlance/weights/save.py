@@ -1,6 +1,6 @@
 """A model in memory -> a folder in our own layout, which `load.load_pretrained` reads back.
 
-config.json  model.safetensors (or shards and model.safetensors.index.json)  tokenizer.json  templates.json
+config.json  model.safetensors (or shards and model.safetensors.index.json)  tokenizer.json  templates.json  [words.json]
 checksums.sha256
 """
 
@@ -43,7 +43,7 @@ def save_pretrained(
     with whole_folder(folder, overwrite=overwrite) as temporary:
         model.config.save(temporary / "config.json")
         binder.tokenizer.save(temporary)
-        binder.templates.save(temporary / "templates.json")
+        binder.save_wording(temporary)
         write_shards(temporary, model.state_dict() if tensors is None else tensors, max_shard_size, dtype)
         write_checksums(temporary)
 

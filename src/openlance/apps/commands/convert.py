@@ -37,19 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from openlance.sequence.bind import Binder
-    from openlance.sequence.template import Templates
     from openlance.sequence.tokenizer import Tokenizer
     from openlance.weights.export import export_pretrained
     from openlance.weights.hub import resolve
-    from openlance.weights.load import load_checkpoint
+    from openlance.weights.load import load_checkpoint, read_binder
     from openlance.weights.save import save_pretrained
 
     files = resolve(args.source, variant=args.variant)
     if args.target.resolve() == files.folder.resolve():
         raise RequestError(f"{args.target} is the source itself: choose another folder")
     wording = Path(args.templates) if args.templates else files.templates
-    binder = Binder(Tokenizer.load(files.tokenizer), Templates.load(wording) if wording else Templates({}))
+    binder = read_binder(files, Tokenizer.load(files.tokenizer), wording)
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if args.dtype != "auto" and args.dtype not in known:
         raise RequestError(f"--dtype {args.dtype} is not one of auto, {', '.join(known)}")

@@ -146,6 +146,7 @@ async def _accept(
     t, h, w = planned.target
     stored["size"] = f"{w * config.spatial_stride}x{h * config.spatial_stride}"
     stored["seconds"] = ((t - 1) * config.temporal_stride + 1) / config.media.fps
+    stored["notices"] = planned.notices
     job = await asyncio.to_thread(store.create, http.state.owner, stored, given)
     runner.nudge()
     return video_of(service, job)
@@ -164,7 +165,7 @@ def frames_of(service: Service, body: VideoCreate) -> int | None:
 
 
 def video_of(service: Service, job: Job) -> dict[str, Any]:
-    """A job as OpenAI shows it, with the seed beside."""
+    """A job as OpenAI shows it, with the seed and what was adjusted beside."""
     asked = job.request
     expires = None if job.finished is None else int(job.finished + service.settings.job_seconds)
     return {
@@ -182,6 +183,7 @@ def video_of(service: Service, job: Job) -> dict[str, Any]:
         "error": job.error,
         "remixed_from_video_id": asked.get("remixed"),
         "seed": asked["seed"],
+        "notices": asked.get("notices", []),
     }
 
 
