@@ -20,9 +20,12 @@ def test_what_is_known_needs_no_notice(prompt: str) -> None:
 
 def test_words_outside_are_named_and_what_is_known_is_listed() -> None:
     told, known = KNOWN.notices("a Corgi, a circel: a corgi's Corgi")
-    assert told == "the model has never met 'Corgi', 'circel' (circle?) and 'corgi's', and reads over them or takes them for something else"
+    assert (
+        told
+        == "the model has never met 'Corgi', 'circel' (circle?) and 'corgi's': what it cannot read it passes over, or takes for something else"
+    )
     assert known == "it knows shapes: circle; colours: red, blue"
-    assert KNOWN.notices("größe")[0].startswith("the model has never met 'größe', and")
+    assert KNOWN.notices("größe")[0].startswith("the model has never met 'größe': what")
 
 
 @pytest.mark.parametrize("text", ["Hello", "NO", "LETTERS", "TWO W", "ÄÖÜ", "AB1"])
@@ -36,6 +39,10 @@ def test_a_long_prompt_has_a_short_notice() -> None:
     assert told.count("…") == MOST_TOLD
     assert f"{1000 - MOST_TOLD} more" in told
     assert len(told) < 120 + (MOST_TOLD + 1) * (LONGEST_TOLD + 10)
+    lines = "\n" * 9
+    (told,) = KNOWN.notices(" ".join(f'"text{lines}{i}"' for i in range(1000)))
+    assert len(told) < 200
+    assert "\n" not in told
 
 
 @given(st.text(max_size=200))

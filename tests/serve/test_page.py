@@ -12,6 +12,7 @@ from openlance.apps.serve.web.conversation import MAX_WORKS, Conversation, plain
 from openlance.apps.serve.web.page import NANO_NEXT, QUEUE_SECONDS
 from openlance.apps.serve.web.turns import ASK, EDIT, IMAGE, VIDEO, Settings, Wish, run_turn
 from openlance.media.read import read_media
+from openlance.sequence.known_words import KnownWords
 from openlance.world.palette import BACKGROUNDS
 
 
@@ -48,6 +49,18 @@ def test_a_picture_sharpens_and_is_kept(service, talk, lance):
     assert np.array_equal(read_media(image["path"]).frames[0], np.asarray(lance.generate_image("a sun", seed=7)))
     assert talk.seed == 7
     assert talk.gallery() == [(image["path"], "a sun")]
+
+
+def test_a_long_notice_does_not_push_the_picture_away(service, talk, monkeypatch):
+    known = KnownWords(frozenset({"sun"}), {"things": tuple(f"thing{i}" for i in range(99))}, (3, 5))
+    monkeypatch.setattr(service.worker.lance.binder, "known_words", known)
+    image, _, unknown, folded = say(service, talk, IMAGE, "a <b> sun")[-1]
+    assert image["path"]
+    assert unknown.startswith("*The model has never met 'a' and 'b'")
+    summary, _, rest = folded.partition("</summary>")
+    assert summary.startswith("<details><summary>It knows things: thing0, thing1, ")
+    assert len(summary) < 180 < len(rest)
+    assert "thing98" in rest
 
 
 def test_going_on_edits_the_last_picture(service, talk, lance):

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,12 @@ class KnownWords:
         found = []
         if odd:
             fewest, most = self.letters
-            told = _listed([_short(text) for text in odd])
+            told = _listed(odd, _short)
             found.append(f"in quotes the model writes {fewest} to {most} capital letters, A to Z, not {told}")
         if unknown:
-            shown = [self._with_guess(word) for word in unknown[:MOST_TOLD]]
-            shown += [f"{len(unknown) - MOST_TOLD} more"] if len(unknown) > MOST_TOLD else []
+            told = _listed(unknown, self._with_guess)
             known = "; ".join(f"{group}: {', '.join(names)}" for group, names in self.knows.items())
-            found.append(f"the model has never met {_listed(shown)}, and reads over them or takes them for something else")
+            found.append(f"the model has never met {told}: what it cannot read it passes over, or takes for something else")
             found.append(f"it knows {known}")
         return tuple(found)
 
@@ -70,11 +70,15 @@ class KnownWords:
         path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _listed(parts: list[str]) -> str:
+def _listed(texts: list[str], show: Callable[[str], str]) -> str:
+    parts = [show(text) for text in texts[:MOST_TOLD]]
+    if len(texts) > MOST_TOLD:
+        parts.append(f"{len(texts) - MOST_TOLD} more")
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _short(text: str) -> str:
+    text = " ".join(text.split())
     return f"'{text}'" if len(text) <= LONGEST_TOLD else f"'{text[:LONGEST_TOLD]}…'"
 
 

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ ASK, IMAGE, VIDEO, EDIT = "Ask", "Make image", "Make video", "Edit"
 MODES = (ASK, IMAGE, VIDEO, EDIT)
 PREVIEWS = 6
 BAR = 16
+LONG_NOTICE = 150
+"""Characters: two lines of the page."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,14 @@ def _preview(talk: Conversation, progress: "Progress") -> dict[str, Any] | None:
     return shown(talk.store(progress.preview, "webp"), f"preview after step {progress.step}")
 
 
+def _notice(text: str) -> str:
+    """A notice below a result; of a long one its beginning, to be opened, since it would push the result out of sight."""
+    if len(text) <= LONG_NOTICE:
+        return f"*{plain(text)}*"
+    start = text[:LONG_NOTICE].rpartition(" ")[0]
+    return f"<details><summary>{escape(start)} …</summary>{escape(text)}</details>"
+
+
 def _bar(progress: "Progress") -> str:
     filled = round(BAR * progress.step / progress.total)
     return f"`{'█' * filled}{'░' * (BAR - filled)}` step {progress.step} of {progress.total}"
@@ -162,7 +173,7 @@ def _bar(progress: "Progress") -> str:
 def _conclude(talk: Conversation, handle: "Handle", seconds: float) -> None:
     """The final message of a turn. Raises what the request raised."""
     result, request = handle.future.result(), handle.plan.request
-    notices = [f"*{plain(sentence(notice))}*" for notice in result.notices]
+    notices = [_notice(sentence(text)) for text in result.notices]
     if result.clip is None:
         talk.amend(plain(result.text or "") or "*(no words)*", *notices)
         return
