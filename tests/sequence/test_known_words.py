@@ -20,10 +20,9 @@ def test_what_is_known_needs_no_notice(prompt: str) -> None:
 
 def test_words_outside_are_named_and_what_is_known_is_listed() -> None:
     told, known = KNOWN.notices("a Corgi, a circel: a corgi's Corgi")
-    assert (
-        told
-        == "the model has never met 'Corgi', 'circel' (circle?) and 'corgi's': what it cannot read it passes over, or takes for something else"
-    )
+    first, _, what = told.partition(": ")
+    assert first == "the model has never met 'Corgi', 'circel' (circle?) and 'corgi's'"
+    assert what == "what it cannot read it passes over, or takes for something else"
     assert known == "it knows shapes: circle; colours: red, blue"
     assert KNOWN.notices("größe")[0].startswith("the model has never met 'größe': what")
 
