@@ -8,6 +8,7 @@ import pytest
 
 from openlance.apps.cli import main
 from openlance.media import Clip
+from tests.disk import no_file_larger_than
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -83,3 +84,10 @@ def test_world_sheet_sample_and_judge(tmp_path: Path, capsys: pytest.CaptureFixt
     assert sorted(o["kind"] for s in seen for o in s["objects"]) == sorted(o["kind"] for s in truth for o in s["objects"])
     assert main(["world", "sheet", "paint"]) != 0
     assert "no task 'paint'" in capsys.readouterr().err
+
+
+def test_a_sheet_on_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with no_file_larger_than(1000):
+        assert main(["world", "sheet", "t2i", "-n", "4", "-o", str(tmp_path / "sheet.png")]) == 2
+    assert "sheet.png': File too large; free some space" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

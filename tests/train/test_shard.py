@@ -1,7 +1,6 @@
 """A model split among processes trains as a whole one does, and goes on from any checkpoint on any number of processes."""
 
 import os
-import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from openlance.train.recipe import read_recipe
 from openlance.train.recompute import recompute_layers
 from openlance.train.shard import Shards, shard_model
 from openlance.weights.load import load_pretrained
+from tests.disk import no_file_larger_than
 from tests.train.test_parallel import OPTIM, assert_same_run, lines, torchrun, train_on
 from tests.train.tiny import tiny_model, tiny_run
 
@@ -310,17 +310,6 @@ def test_the_state_of_a_split_optimiser_stays_as_it_was_asked_for(kind: str) -> 
         step(1)
         assert numbers(state) == before
         assert numbers(optimizer.state()) != before
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """Writing more fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.dist

@@ -38,4 +38,4 @@ def evaluate(engine: Engine, judges: Judges, recipe: EvaluationRecipe, sheet: Pa
 def draw_sheet(clips: Sequence[Clip], prompts: Sequence[Prompt], path: Path) -> None:
     """Clips with their prompts below."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(clips, [prompt.text for prompt in prompts[: len(clips)]]).save(path)
+    Clip.from_image(contact_sheet(clips, [prompt.text for prompt in prompts[: len(clips)]])).save(path)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from openlance.apps.cli import FAILED, OK
     from openlance.data.check import check_records
-    from openlance.media import contact_sheet
+    from openlance.media import Clip, contact_sheet
 
     report = check_records(args.file, args.limit)
     for line in report.failures[:SHOWN]:
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"... and {len(report.failures) - SHOWN} more")
     print(f"{report.good} good, {len(report.failures)} failed; tasks: {_counts(report.tasks)}")
     if args.sheet and report.media:
-        contact_sheet([clip for clip, _ in report.media[:SHOWN]], [label for _, label in report.media[:SHOWN]], 6).save(args.sheet)
+        clips, labels = zip(*report.media[:SHOWN], strict=True)
+        Clip.from_image(contact_sheet(clips, labels, 6)).save(args.sheet)
         print(args.sheet)
     return FAILED if report.failures else OK
 

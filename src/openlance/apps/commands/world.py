@@ -52,11 +52,12 @@ def run(args: argparse.Namespace) -> int:
         for path in args.media:
             print(json.dumps({"file": str(path), **seen_in(path)}))
     else:
+        from openlance.media.clip import Clip
         from openlance.world.sheet import contact_sheet, export
 
         examples = make_examples(args)
         if args.action == "sheet":
-            contact_sheet(examples).save(args.output)
+            Clip.from_image(contact_sheet(examples)).save(args.output)
         else:
             export(examples, args.output)
         print(args.output)
