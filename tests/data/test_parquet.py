@@ -1,6 +1,7 @@
 """Parquet with the reference's columns."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from PIL import Image
 
 from openlance.data.check import check_records
 from openlance.data.files import open_records
-from openlance.data.parquet import ParquetRecords
-from openlance.data.records import RecordError
+from openlance.data.parquet import ROW_GROUP, ParquetRecords, write_parquet
+from openlance.data.records import IMAGE, VIDEO, Medium, Record, RecordError
 from openlance.media.clip import Clip
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -83,3 +84,44 @@ def test_what_is_not_a_record_is_named(tmp_path: Path) -> None:
     assert report.good == 1
     assert [line.split(":")[0] for line in report.failures] == ["record 1", "record 2"]
     assert "caption holds NoneType, not str" in report.failures[0]
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    one, other, film = png(1), png(2), mp4(tmp_path)
+    (tmp_path / "clip.mp4").unlink()
+    records = [
+        Record("t2i", "a", target=Medium(IMAGE, one), id="0"),
+        Record("image_edit", "b", (Medium(IMAGE, one),), Medium(IMAGE, other), id="1"),
+        Record("understand", "c", (Medium(IMAGE, other),), answer="yes", system="Look.", id="2"),
+        Record("understand", "d", (Medium(VIDEO, film),), answer="no", id="3"),
+        Record("t2v", "e", target=Medium(VIDEO, film), id="4"),
+        Record("video_edit", "f", (Medium(VIDEO, film),), Medium(VIDEO, film), id="5"),
+        *(Record("t2i", f"g{i}", target=Medium(IMAGE, png(i)), id=f"6-{i}") for i in range(2 * ROW_GROUP)),
+    ]
+    paths = write_parquet(records, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    again = {path.stem: list(open_records(path)) for path in paths}
+    assert set(again) == {"image", "image-to-image", "image-to-text", "video-to-text", "video", "video-to-video"}
+    assert [record.text for record in again["image"]] == ["a", *(f"g{i}" for i in range(2 * ROW_GROUP))]
+    found = sorted((record for records in again.values() for record in records), key=lambda record: record.text)
+    wanted = sorted(records, key=lambda record: record.text)
+    assert [replace(record, id="") for record in found] == [replace(record, id="") for record in wanted]
+
+
+def test_what_parquet_has_no_columns_for_is_named(tmp_path: Path) -> None:
+    first, film = Medium(IMAGE, png(1)), Medium(VIDEO, mp4(tmp_path))
+    (tmp_path / "clip.mp4").unlink()
+    good = Record("t2i", "a", target=first, id="good")
+    for odd in (
+        Record("i2v", "a", (first,), film, id="odd"),
+        Record("subject_image", "a", (first,), first, id="odd"),
+        Record("image_edit", "a", (first, first), first, id="odd"),
+        Record("understand", "a", (first, film), answer="b", id="odd"),
+        Record("text", "a", answer="b", id="odd"),
+    ):
+        with pytest.raises(RecordError, match=r"record 'odd': parquet has no columns for .*use JSON lines.*image_edit, t2i, t2v"):
+            write_parquet([good, odd], tmp_path)
+    with pytest.raises(RecordError, match="have no bytes"):
+        write_parquet([Record("t2i", "a", target=Medium(IMAGE, first.clip()))], tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert write_parquet([], tmp_path) == []

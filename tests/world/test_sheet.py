@@ -1,17 +1,14 @@
-"""Sheets, export and the tokenizer."""
+"""Sheets and the tokenizer."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from openlance.errors import LanceError
 from openlance.world.draw import Setting
-from openlance.world.examples import Example
-from openlance.world.sheet import contact_sheet, export
+from openlance.world.sheet import contact_sheet
 from openlance.world.tasks import make_example
 from openlance.world.vocabulary import SPECIAL_TOKENS, build_tokenizer
 
@@ -26,23 +23,6 @@ def test_a_sheet_shows_the_target_pixels() -> None:
     assert any(np.array_equal(sheet[y : y + 64, 8:72], picture) for y in range(sheet.shape[0] - 64))
     with pytest.raises(LanceError, match="needs examples"):
         contact_sheet([])
-
-
-def test_export_is_lossless(tmp_path: Path) -> None:
-    assert export(EXAMPLES, tmp_path) == 3
-    records = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
-    for record, example in zip(records, EXAMPLES, strict=True):
-        target = record["turns"][0]["target"]
-        if target is None:
-            continue
-        with Image.open(tmp_path / target.pop("path")) as picture:
-            assert getattr(picture, "n_frames", 1) == target["num_frames"]
-            picture.seek(target["num_frames"] - 1)
-            shown = np.asarray(picture.convert("RGB"))
-        assert example.target is not None
-        assert np.array_equal(shown, example.target.pixels()[-1])
-    assert Example.from_dict(records[0]) == EXAMPLES[0]
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_tokenizer_of_the_package_reads_anything_and_spells_capitals() -> None:

@@ -1,4 +1,4 @@
-"""Records in parquet files with the reference's columns, media as bytes, read a row group at a time.
+"""Records in parquet files with the reference's columns, media as bytes, read and written a row group at a time.
 
 Source: the columns of the released recipe's local data (SPEC section 9). Which columns are there says what task a file is for.
 """
@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from openlance.data.records import IMAGE, VIDEO, Medium, Record, RecordError, from_items
+from openlance.files import whole_file
+from openlance.sequence.tasks import infer_task
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 QUESTION = ("caption_i", "caption_q", "caption_a")
 """System text, question and answer of understanding."""
+ROW_GROUP = 64
+"""Rows that are written, and read again, at once."""
 Layout = tuple[str, tuple[str, ...], str | None]
 """Kind of the media, columns that are given, column that is learned (None: the answer)."""
 LAYOUTS: tuple[Layout, ...] = tuple(
@@ -64,6 +69,80 @@ class ParquetRecords(Sequence[Record]):
             self._group = (group, self._file.read_row_group(group, columns=columns).to_pylist())
         before = self._ends[group - 1] if group else 0
         return _record(self._group[1][index - before], self._layout, f"{self.path.name}:{index}")
+
+
+def write_parquet(records: Iterable[Record], folder: Path) -> list[Path]:
+    """Write records whose media are files or bytes into `folder`, a file for each set of columns (image.parquet, video-to-video.parquet).
+
+    Returns the files; they appear when all are complete. Raises RecordError naming a record that the columns have no place for, such as
+    an animation of a first frame.
+    """
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetWriter
+    except ImportError as error:
+        raise RecordError("parquet needs pyarrow: pip install 'openlance[train]'") from error
+    rows: dict[Layout, list[dict[str, Any]]] = {}
+    writers: dict[Layout, ParquetWriter] = {}
+    paths: list[Path] = []
+
+    def flush(layout: Layout) -> None:
+        table = pyarrow.Table.from_pylist(rows[layout])
+        if layout not in writers:
+            paths.append(folder / f"{_name_of(layout)}.parquet")
+            writers[layout] = stack.enter_context(ParquetWriter(stack.enter_context(whole_file(paths[-1])), table.schema))
+        writers[layout].write_table(table)
+        rows[layout] = []
+
+    with ExitStack() as stack:
+        for record in records:
+            layout = _layout_of(record)
+            rows.setdefault(layout, []).append(_row(record, layout))
+            if len(rows[layout]) == ROW_GROUP:
+                flush(layout)
+        for layout, left in rows.items():
+            if left:
+                flush(layout)
+    return paths
+
+
+def _name_of(layout: Layout) -> str:
+    kind, given, target = layout
+    return f"{kind}-to-text" if target is None else f"{kind}-to-{kind}" if given else kind
+
+
+def _layout_of(record: Record) -> Layout:
+    kinds = {medium.kind for medium in (*record.media, *([record.target] if record.target else []))}
+    for layout in LAYOUTS:
+        kind, given, _ = layout
+        if kinds == {kind} and len(record.media) == len(given) and record.definition.name == _task_of(layout):
+            return layout
+    raise RecordError(
+        f"record '{record.id}': parquet has no columns for {record.definition.name} of {len(record.media)} media, use JSON lines; "
+        f"it has them for {', '.join(sorted({_task_of(layout) for layout in LAYOUTS}))}"
+    )
+
+
+def _task_of(layout: Layout) -> str:
+    kind, given, target = layout
+    return infer_task("text" if target is None else kind, (kind,) * len(given)).name
+
+
+def _row(record: Record, layout: Layout) -> dict[str, Any]:
+    _, given, target = layout
+    row: dict[str, Any] = {column: _bytes(medium) for column, medium in zip(given, record.media, strict=True)}
+    if target is None:
+        return row | dict(zip(QUESTION, (record.system or "", record.text, record.answer), strict=True))
+    assert record.target is not None
+    return row | {"caption": record.text, target: _bytes(record.target)}
+
+
+def _bytes(medium: Medium) -> bytes:
+    if isinstance(medium.source, Path):
+        return medium.source.read_bytes()
+    if isinstance(medium.source, bytes):
+        return medium.source
+    raise RecordError("media that are drawn or decoded have no bytes: write them to files first")
 
 
 def _open(path: Path) -> ParquetFile:

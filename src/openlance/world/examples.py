@@ -94,6 +94,12 @@ class Example:
     turns: tuple[Turn, ...]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """A name for every turn, which no other example of the world has and which may be that of a file."""
+        name = "_".join(part.replace(" ", "-") for part in (self.task, self.category, self.split, str(self.seed)))
+        return (name,) if len(self.turns) == 1 else tuple(f"{name}_{number}" for number in range(1, len(self.turns) + 1))
+
+    @property
     def text(self) -> str:
         """The first turn's prompt, instruction or question."""
         return self.turns[0].text

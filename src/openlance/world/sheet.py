@@ -1,18 +1,14 @@
-"""Contact sheets of examples for people, and their export as JSON lines with media files."""
+"""Contact sheets of examples for people."""
 
-import json
 import textwrap
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from openlance.errors import LanceError
-from openlance.files import whole_file
-from openlance.world.examples import Example, Medium, Turn
+from openlance.world.examples import Example, Turn
 
 PAPER, INK, FAINT = (252, 252, 250), (30, 30, 30), (110, 110, 110)
 MARGIN = 8
@@ -80,38 +76,3 @@ def _turn_block(turn: Turn, zoom: int) -> Image.Image:
     for number, line in enumerate(lines + facts):
         draw.text((0, height + 4 + 14 * number), line, fill=INK if number < len(lines) else FAINT, font=font)
     return block
-
-
-def export(examples: Iterable[Example], folder: Path) -> int:
-    """Writes examples.jsonl and media/ (PNG pictures, animated PNG clips, lossless) into `folder`; returns the number of examples.
-
-    Each line is the example's plain dict with a `path` beside every scene. The list appears under its name only when it is complete.
-    """
-    media = folder / "media"
-    media.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with whole_file(folder / "examples.jsonl") as partial, partial.open("w", encoding="utf-8") as lines:
-        for example in examples:
-            record = example.to_dict()
-            stem = f"{example.task}_{example.category.replace(' ', '-')}_{example.split.replace(' ', '-')}_{example.seed}"
-            for number, (turn, raw) in enumerate(zip(example.turns, record["turns"], strict=True)):
-                for index, medium in enumerate(turn.inputs):
-                    raw["inputs"][index]["path"] = _save(medium, media, f"{stem}_{number}_in{index}")
-                if turn.target:
-                    raw["target"]["path"] = _save(turn.target, media, f"{stem}_{number}_out")
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
-def _save(medium: Medium, folder: Path, name: str) -> str:
-    """Writes the pixels; the path is relative to the exported folder."""
-    frames = [Image.fromarray(f) for f in medium.pixels()]
-    more: dict[str, Any] = {}
-    if len(frames) > 1:
-        # equal neighbours are written as one frame unless their blending differs; on opaque frames it makes no difference otherwise
-        blends = [i % 2 for i in range(len(frames))]
-        more = {"save_all": True, "append_images": frames[1:], "duration": 1000 / medium.fps, "blend": blends}
-    with whole_file(folder / f"{name}.png") as partial:
-        frames[0].save(partial, format="PNG", **more)
-    return f"{folder.name}/{name}.png"

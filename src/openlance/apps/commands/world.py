@@ -1,13 +1,19 @@
 """The synthetic world: look at its examples, export them, judge pictures.
 
-`sheet` draws examples with their texts and facts; `sample` writes them as JSON lines with media files; `judge` says what a judge sees in
-pictures, and with --examples scores one output an example, named as its id in the folder.
+`sheet` draws examples with their texts and facts. `sample` writes them with media files: examples.jsonl with all there is to know,
+records.jsonl to train on (or parquet), requests.jsonl for `openlance batch` or any other model. `judge` says what a judge sees in pictures
+and clips; with --examples it scores what a model made of such examples, in a folder of files named by their ids (ID.png, ID.mp4, answers
+in ID.txt or in the results.jsonl of `openlance batch`).
 
 examples:
   openlance world list
   openlance world sheet image_edit --category add -n 12 -o sheet.png
   openlance world sample t2i -n 100 -o world-t2i
   openlance world judge pictures/*.png
+
+  openlance world sample image_edit --split test -n 200 -o edits
+  openlance batch edits/requests.jsonl --output made
+  openlance world judge made --examples edits/examples.jsonl
 """
 
 from __future__ import annotations
@@ -18,13 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from openlance.eval.outputs import Judged
     from openlance.world.examples import Example
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="tasks and their categories")
-    for name, text, default in (("sheet", "a contact sheet", "sheet.png"), ("sample", "JSON lines with media", "world")):
+    for name, text, default in (("sheet", "a contact sheet", "sheet.png"), ("sample", "JSON lines or parquet with media", "world")):
         action = actions.add_parser(name, help=text)
         action.add_argument("task", help="a task, see `list`")
         action.add_argument("--category", help="one category (default: all in turn)")
@@ -37,8 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--arranged", action="store_true", help="objects whose places are left open stand in reading order")
         action.add_argument("--given-anywhere", action="store_true", help="what is given lies on no lattice")
         action.add_argument("-o", "--output", type=Path, default=Path(default))
-    judged = actions.add_parser("judge", help="what a judge sees in pictures and clips")
-    judged.add_argument("media", type=Path, nargs="+")
+        if name == "sample":
+            action.add_argument("--parquet", action="store_true", help="write the records to train on as parquet too, media inside")
+    judged = actions.add_parser("judge", help="what a judge sees in pictures and clips, or scores of a folder of them")
+    judged.add_argument("media", type=Path, nargs="+", help="pictures and clips; with --examples the folder with the outputs")
+    judged.add_argument("--examples", type=Path, metavar="FILE", help="examples.jsonl of `sample`: what the outputs should be")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,20 +58,75 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "list":
         for task, categories in CATEGORIES.items():
             print(f"{task:15} {', '.join(categories)}")
+    elif args.action == "judge" and args.examples:
+        return judge(args.media, args.examples)
     elif args.action == "judge":
         for path in args.media:
             print(json.dumps({"file": str(path), **seen_in(path)}))
-    else:
+    elif args.action == "sheet":
         from openlance.media.clip import Clip
-        from openlance.world.sheet import contact_sheet, export
+        from openlance.world.sheet import contact_sheet
 
-        examples = make_examples(args)
-        if args.action == "sheet":
-            Clip.from_image(contact_sheet(examples)).save(args.output)
-        else:
-            export(examples, args.output)
+        Clip.from_image(contact_sheet(make_examples(args))).save(args.output)
+        print(args.output)
+    else:
+        sample(args)
         print(args.output)
     return OK
+
+
+def sample(args: argparse.Namespace) -> None:
+    """Write examples, and as parquet what can be trained on."""
+    from openlance.data.jsonl import read_jsonl
+    from openlance.data.parquet import write_parquet
+    from openlance.world.export import RECORDS, export
+
+    export(make_examples(args), args.output)
+    if args.parquet:
+        write_parquet(read_jsonl(args.output / RECORDS), args.output)
+
+
+def judge(folders: list[Path], examples: Path) -> int:
+    """Scores of outputs: a line of JSON each on stdout, means of the categories on stderr. Fails where outputs are missing."""
+    from openlance.apps.cli import FAILED, OK
+    from openlance.errors import LanceError
+    from openlance.eval.outputs import judge_outputs, read_examples
+
+    if len(folders) != 1:
+        raise LanceError(f"--examples judges one folder of outputs, {len(folders)} were given")
+    found = []
+    for judged in judge_outputs(read_examples(examples), folders[0]):
+        found.append(judged)
+        for name, mark in zip(judged.example.names, judged.marks, strict=False):
+            print(json.dumps({"id": name, "category": mark.label, "score": round(mark.score, 4), "wrong": mark.wrong}, ensure_ascii=False))
+    if not any(judged.marks for judged in found):
+        wanted = next((judged.missing for judged in found), "ID")
+        raise LanceError(f"{folders[0]} has no output of any of the {len(found)} examples: name files by their ids, such as {wanted}.png")
+    print_means(found)
+    return FAILED if any(judged.missing for judged in found) else OK
+
+
+def print_means(found: list[Judged]) -> None:
+    """A table on stderr, and how many outputs are not there."""
+    from rich.table import Table
+
+    from openlance.apps.console import notice, stderr_console
+    from openlance.eval.statistics import estimate
+
+    scores: dict[tuple[str, str], list[list[float]]] = {}
+    for judged in found:
+        for mark in judged.marks:
+            scores.setdefault((judged.example.task, mark.label), []).append([mark.score])
+    table = Table()
+    for name in ("task", "category", "score", "95 %", "n"):
+        table.add_column(name, justify="left" if name in ("task", "category") else "right")
+    for (task, category), groups in scores.items():
+        mean = estimate(groups)
+        table.add_row(task, category, f"{mean.mean:.3f}", f"{mean.low:.3f}-{mean.high:.3f}", str(mean.scores))
+    console = stderr_console()
+    console.print(table)
+    if missing := [judged.missing for judged in found if judged.missing]:
+        notice(console, f"{len(missing)} of {len(found)} examples have no output and are in no mean, such as {missing[0]}")
 
 
 def make_examples(args: argparse.Namespace) -> list[Example]:
