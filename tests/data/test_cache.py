@@ -11,7 +11,7 @@ import torch
 from openlance.data.cache import CachedSource, ShardWriter
 from openlance.data.features import encode_records
 from openlance.data.loader import BatchRecipe, Loader
-from openlance.data.mixture import Mixture
+from openlance.data.mixture import Mixture, Weight
 from openlance.data.sample import KEEP_ALL, Sample, bind_sample
 from openlance.data.source import WorldSource
 from openlance.data.streams import Streams
@@ -72,7 +72,7 @@ def test_a_cache_without_shards_says_what_is_there(tmp_path: Path) -> None:
     cache = tmp_path / "pictures"
 
     def begin() -> Mixture:
-        return Mixture([source(cache)], [1.0], 0)
+        return Mixture([source(cache)], [Weight()], 0)
 
     with pytest.raises(LanceError, match=rf"'cached' is empty: there is no folder {cache}; fill it .*openlance train CACHE_RECIPE"):
         begin()
@@ -84,16 +84,21 @@ def test_a_cache_without_shards_says_what_is_there(tmp_path: Path) -> None:
     (cache / "shard-00000.jsonl").unlink()
     with pytest.raises(LanceError, match=rf"{cache} has 0 complete shards, and 2 behind shard-00000\.jsonl, which is missing"):
         begin()
-    assert Mixture([source(cache), WorldSource("world", WorldData("t2i"), TinyEncoders(), BINDER, KEEP_ALL)], [0.0, 1.0], 0).lengths[0] == 0
+    assert (
+        Mixture(
+            [source(cache), WorldSource("world", WorldData("t2i"), TinyEncoders(), BINDER, KEEP_ALL)], [Weight(0.0), Weight()], 0
+        ).lengths[0]
+        == 0
+    )
 
 
 def test_a_cache_that_lost_shards_since_the_checkpoint_is_named(tmp_path: Path) -> None:
     """Also how a process of several learns that it sees another folder than rank 0, whose state it takes over."""
     fill(tmp_path, "t2i", shards=2)
-    state = Mixture([source(tmp_path)], [1.0], 0).state()
+    state = Mixture([source(tmp_path)], [Weight()], 0).state()
     (tmp_path / "shard-00001.jsonl").unlink()
     with pytest.raises(LanceError, match=rf"has 3 samples and the run goes on from 6: {tmp_path} has 1 complete shards; bring back"):
-        Mixture([source(tmp_path)], [1.0], 0).load_state(state)
+        Mixture([source(tmp_path)], [Weight()], 0).load_state(state)
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"half")], ids=["missing", "half"])
@@ -110,7 +115,7 @@ def test_one_shard_serves_any_number_of_processes_and_streams(tmp_path: Path) ->
     recipe = BatchRecipe(tokens=512, tokens_per_step=2048, streams=3)
 
     def streams(rank: int, ranks: int, workers: int) -> Streams:
-        mixtures = [Mixture([source(tmp_path)], [1.0], seed) for seed in range(recipe.streams)]
+        mixtures = [Mixture([source(tmp_path)], [Weight()], seed) for seed in range(recipe.streams)]
         return Streams([Loader(mixture, recipe, ANCHORS, rank, ranks) for mixture in mixtures], workers)
 
     alone = streams(0, 1, 0)

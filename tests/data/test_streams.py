@@ -7,7 +7,7 @@ import torch
 
 from openlance.data.batch import TrainingBatch
 from openlance.data.loader import BatchRecipe, Loader
-from openlance.data.mixture import Mixture
+from openlance.data.mixture import Mixture, Weight
 from openlance.data.streams import Streams
 from openlance.errors import LanceError
 from tests.data.test_mixture import Counted
@@ -18,9 +18,9 @@ RECIPE = BatchRecipe(tokens=256, tokens_per_step=512, streams=4)
 
 def loaders(rank: int = 0, world_size: int = 1) -> list[Loader]:
     def mixture(stream: int) -> Mixture:
-        return Mixture([Counted("a", 7), Counted("b", 5, "understand")], [1.0, 1.0], stream)
+        return Mixture([Counted("a", 7), Counted("b", 5, "understand")], [Weight(1.0, {9: 0.0}), Weight(0.5, {3: 2.0})], stream)
 
-    return [Loader(mixture(stream), RECIPE, ANCHORS, rank, world_size) for stream in range(RECIPE.streams)]
+    return [Loader(mixture(stream), RECIPE, ANCHORS, rank, world_size, stream, RECIPE.streams) for stream in range(RECIPE.streams)]
 
 
 def streams(workers: int) -> Streams:
@@ -56,6 +56,24 @@ def test_a_run_resumes_exactly_on_another_number_of_workers(before: int, after: 
     second = streams(after)
     second.load_state(first.state())
     assert steps(second, 6) == whole[done:]
+
+
+def test_weights_are_those_of_the_step_of_the_run() -> None:
+    """A source that comes in at step 6 comes in at the second step of two of four streams, at the first of none."""
+    weights = [Weight(1.0, {5: 1.0, 6: 0.0}), Weight(0.0, {5: 0.0, 6: 1.0})]
+    parts = [
+        Loader(Mixture([Counted("a", 7), Counted("b", 5)], weights, stream), RECIPE, ANCHORS, stream=stream, streams=4)
+        for stream in range(4)
+    ]
+    run = Streams(parts, 0)
+    came_in = []
+    for step in range(8):
+        before = [list(loader.mixture.drawn) for loader in parts]
+        run.step()
+        a, b = [new - old for new, old in zip(parts[step % 4].mixture.drawn, before[step % 4], strict=True)]
+        assert (a == 0) != (b == 0)
+        came_in.append(b > 0)
+    assert came_in == [False] * 6 + [True] * 2
 
 
 def test_ranks_share_the_batches_of_a_step() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openlance.errors import LanceError
-from openlance.train.recipe import read_recipe, read_values
+from openlance.train.recipe import TrainRecipe, read_recipe, read_values
 
 ENCODER_STAGES = ("autoencoder", "vision")
 
@@ -70,8 +70,7 @@ def _supervised(path: Path, overrides: Sequence[str]) -> Run:
     from openlance.train.loop import train
 
     recipe = read_recipe(path, overrides)
-    whole = sum(source.weight for source in recipe.sources.values())
-    mixture = [f"  {name}: {source.weight / whole:.1%} of the samples" for name, source in recipe.sources.items() if source.weight]
+    mixture = [f"  {name}: {shares} of the samples" for name, shares in _shares(recipe).items()]
     tokens = recipe.steps * recipe.batch.tokens_per_step
     precision = str(recipe.dtype).removeprefix("torch.")
     adapters = "" if recipe.model.lora is None else f", by {recipe.model.lora}"
@@ -83,6 +82,18 @@ def _supervised(path: Path, overrides: Sequence[str]) -> Run:
         f"output {recipe.output}",
     )
     return Run(path, "supervised", recipe.output, lines, lambda: train(recipe))
+
+
+def _shares(recipe: TrainRecipe) -> dict[str, str]:
+    """Of each source that is ever drawn from; where shares change, at every step from which one changes otherwise."""
+    weights = {name: source.weights for name, source in recipe.sources.items()}
+    steps = sorted({0, *(step for weight in weights.values() for step in weight.later if step < recipe.steps)})
+    told: dict[str, str] = {}
+    for name, weight in weights.items():
+        shares = [f"{weight.at(step) / sum(other.at(step) for other in weights.values()):.1%}" for step in steps]
+        if weight.ever:
+            told[name] = shares[0] + "".join(f", from step {step} {share}" for step, share in zip(steps[1:], shares[1:], strict=True))
+    return told
 
 
 def _average(path: Path, overrides: Sequence[str]) -> Run:

@@ -70,11 +70,16 @@ class Loader:
     step are the same on any number of ranks, and puts together only its own. What that costs is reading (or encoding) all samples.
     """
 
-    def __init__(self, mixture: Mixture, recipe: BatchRecipe, anchors: Anchors, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, mixture: Mixture, recipe: BatchRecipe, anchors: Anchors, rank: int = 0, world_size: int = 1, stream: int = 0, streams: int = 1
+    ) -> None:
+        """`stream` of `streams`: which steps of the run this is asked for, every `streams`-th from `stream` on."""
         self.mixture = mixture
         self.recipe = recipe
         self.anchors = anchors
         self.rank, self.world_size = rank, world_size
+        self.stream, self.streams = stream, streams
+        self._steps = 0
         self._waiting: dict[Shape, list[tuple[Draw, Sample]]] = defaultdict(list)
 
     def step(self) -> list[TrainingBatch]:
@@ -84,6 +89,7 @@ class Loader:
         while tokens + self.recipe.tokens / 2 < self.recipe.tokens_per_step:
             groups.append(self._full())
             tokens += self._tokens(groups[-1])
+        self._steps += 1
         return [self._assemble(group) for group in groups[self.rank :: self.world_size]]
 
     def place(self, index: int) -> int:
@@ -100,7 +106,7 @@ class Loader:
     def _full(self) -> list[Sample]:
         """The samples of the next batch."""
         while True:
-            draw = self.mixture.draw()
+            draw = self.mixture.draw(self.stream + self._steps * self.streams)
             full = self._add(draw, self.mixture.sample(draw))
             if full:
                 return [sample for _, sample in full]
@@ -142,13 +148,14 @@ class Loader:
         self.mixture.refresh()
 
     def state(self) -> dict[str, Any]:
-        """Integers only: the mixture's, and the draws that wait in buckets."""
+        """Integers only: the mixture's, the steps made, and the draws that wait in buckets."""
         waiting = [(draw.number, draw.source, draw.index) for pairs in self._waiting.values() for draw, _ in pairs]
-        return {"mixture": self.mixture.state(), "waiting": waiting}
+        return {"mixture": self.mixture.state(), "steps": self._steps, "waiting": waiting}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on exactly where another loader stopped."""
         self.mixture.load_state(state["mixture"])
+        self._steps = state.get("steps", 0)  # checkpoints of before weights could change over the steps do not have it
         self._waiting.clear()
         for values in state["waiting"]:
             draw = Draw(*values)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 
 from openlance.data.sample import Sample
@@ -24,21 +25,53 @@ class Draw:
     index: int
 
 
+@dataclass(frozen=True)
+class Weight:
+    """A source's share of the samples, over the sum of all: `start` at step 0, then on straight lines through `later`, step to weight."""
+
+    start: float = 1.0
+    later: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.later, default=1) < 1:
+            raise LanceError(f"a weight changes at step {min(self.later)}: name steps from 1 on, the weight before them is `weight`")
+        least = min([self.start, *self.later.values()])
+        if least < 0:
+            raise LanceError(f"weight {least} must be at least 0")
+
+    def at(self, step: int) -> float:
+        """The weight for the samples of this step; after the last named one as there."""
+        steps, weights = zip(*sorted(({0: self.start} | dict(self.later)).items()), strict=True)
+        return float(np.interp(step, steps, weights))
+
+    @property
+    def ever(self) -> bool:
+        """Whether it is above 0 at any step."""
+        return max([self.start, *self.later.values()]) > 0
+
+
+def check_weights(weights: Sequence[Weight]) -> None:
+    """Raises LanceError where at some step no source has any weight. Between named steps that cannot be: sums of straight lines."""
+    for step in sorted({0, *(step for weight in weights for step in weight.later)}):
+        if sum(weight.at(step) for weight in weights) <= 0:
+            raise LanceError(f"the weights of all sources are 0 at step {step}: raise one")
+
+
 class Mixture:
     """Draws from sources by weight; each source is walked in seeded permutations, epoch after epoch.
 
     A source that grows is noticed at `refresh`: until then the epochs run over what it had before.
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, sources: Sequence[Source], weights: Sequence[Weight], seed: int) -> None:
         if len(sources) != len(weights) or not sources:
             raise LanceError(f"{len(sources)} sources and {len(weights)} weights: give every source one weight")
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise LanceError(f"mixture weights {list(weights)} must be at least 0 and not all 0")
+        check_weights(weights)
         self.sources = sources
         self.weights = list(weights)
         self.seed = seed
         self.number = 0
+        self._now: tuple[int, list[float]] = (0, [weight.at(0) for weight in weights])
         self.drawn = [0] * len(sources)
         self.lengths = [0] * len(sources)
         self.refresh()
@@ -49,16 +82,18 @@ class Mixture:
             if len(source) != self.lengths[i]:
                 self.lengths[i] = len(source)
                 self.drawn[i] = 0
-            if not self.lengths[i] and self.weights[i]:
+            if not self.lengths[i] and self.weights[i].ever:
                 raise LanceError(
                     f"source '{source.name}' is empty: {source.contents()}; fill it (a cache: openlance train CACHE_RECIPE.yaml), name "
                     "another one, or give it weight 0"
                 )
 
-    def draw(self) -> Draw:
-        """The next sample's place; advances the state."""
+    def draw(self, step: int = 0) -> Draw:
+        """The next sample's place, by the weights of this step; advances the state."""
+        if self._now[0] != step:
+            self._now = (step, [weight.at(step) for weight in self.weights])
         rng = Random(f"{self.seed}/{self.number}/source")
-        (source,) = rng.choices(range(len(self.sources)), self.weights)
+        (source,) = rng.choices(range(len(self.sources)), self._now[1])
         length = self.lengths[source]
         epoch, place = divmod(self.drawn[source], length)
         index = int(_permutation(self.seed, source, epoch, length)[place])

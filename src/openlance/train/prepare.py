@@ -140,14 +140,15 @@ def choose_learners(model: LanceModel, recipe: ModelRecipe, seed: int) -> None:
 def build_loader(recipe: TrainRecipe, config: LanceConfig, binder: Binder, encoders: FrozenEncoders, ranks: Ranks) -> Steps:
     """The data of a recipe, this rank's batches of it."""
     sources = [_source(name, source, recipe, binder, encoders) for name, source in recipe.sources.items()]
-    weights = [source.weight for source in recipe.sources.values()]
+    weights = [source.weights for source in recipe.sources.values()]
     anchors = Anchors(config.anchors.vision, config.anchors.reference, config.anchors.understanding)
     batch = recipe.batch
     if batch.workers and torch.device(ranks.device).type != "cpu" and any(source.cache is None for source in recipe.sources.values()):
         raise RecipeError("batch.workers cannot encode on an accelerator, which one process owns: cache the sources or set batch.workers=0")
 
     def loader(stream: int) -> Loader:
-        return Loader(Mixture(sources, weights, recipe.seed + STREAM_SEEDS * stream), batch, anchors, ranks.rank, ranks.world_size)
+        mixture = Mixture(sources, weights, recipe.seed + STREAM_SEEDS * stream)
+        return Loader(mixture, batch, anchors, ranks.rank, ranks.world_size, stream, batch.streams)
 
     return loader(0) if batch.streams == 1 and not batch.workers else Streams([loader(k) for k in range(batch.streams)], batch.workers)
 

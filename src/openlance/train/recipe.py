@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from openlance.data.loader import BatchRecipe
+from openlance.data.mixture import Weight, check_weights
 from openlance.data.sample import ConditionDropout
 from openlance.data.world import WorldData
 from openlance.errors import LanceError
@@ -51,6 +52,9 @@ class SourceRecipe:
     """Where samples come from: exactly one of `cache`, `world` and `records`."""
 
     weight: float = 1.0
+    """Share of the samples, over the sum of all sources' weights."""
+    weight_at: dict[int, float] = field(default_factory=dict)
+    """Other weights at later steps, {step: weight}: on straight lines between these, from `weight` at step 0; constant after the last."""
     cache: Path | None = None
     """Folder of cached features, see data/cache.py."""
     world: WorldData | None = None
@@ -65,6 +69,11 @@ class SourceRecipe:
     """Cached examples of the world: worded as those of this category, whatever theirs is; so are all questions about one medium."""
     plain: bool = False
     """Cached examples of the world: everything is said in one way, without synonyms."""
+
+    @property
+    def weights(self) -> Weight:
+        """The weight at every step."""
+        return Weight(self.weight, self.weight_at)
 
     def __post_init__(self) -> None:
         known = {name for categories in CATEGORIES.values() for name in categories}
@@ -120,14 +129,19 @@ class TrainRecipe:
             raise RecipeError(f"steps {self.steps} must be at least 1")
         if not self.sources:
             raise RecipeError("sources is empty: name at least one cache, world task or records file")
+        weights: list[Weight] = []
         for name, source in self.sources.items():
             given = [key for key in ("cache", "world", "records") if getattr(source, key) is not None]
             if len(given) != 1:
                 raise RecipeError(f"sources.{name} needs exactly one of cache, world and records, and has {given or 'none'}")
-            if source.weight < 0:
-                raise RecipeError(f"sources.{name}.weight {source.weight} must be at least 0")
-        if sum(source.weight for source in self.sources.values()) <= 0:
-            raise RecipeError("the weights of all sources sum to 0: raise one")
+            try:
+                weights.append(source.weights)
+            except LanceError as error:
+                raise RecipeError(f"sources.{name}: {error}") from error
+        try:
+            check_weights(weights)
+        except LanceError as error:
+            raise RecipeError(str(error)) from error
 
     @property
     def dtype(self) -> torch.dtype:
