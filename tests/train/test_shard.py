@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from openlance.errors import CheckpointError, LanceError
+from openlance.model.precision import multiplies_bfloat16
 from openlance.train.checkpoint import Checkpoints
 from openlance.train.loop import _loss, _noised, start, train
 from openlance.train.losses import LossSums
@@ -26,7 +27,9 @@ from tests.train.tiny import tiny_model, tiny_run
 
 SHARD, WHOLE = "parallel.shard=true", "parallel.shard=false"
 MUON = {**OPTIM, "kind": "muon", "matrix_learning_rate": 5e-5}
-"""Muon turns in bfloat16: another order of sums in a gradient may move it by a hundredth of a step."""
+MUON_TOLERANCE = 5e-5 if multiplies_bfloat16("cpu") else 1e-5
+"""Where Muon turns in bfloat16, another order of sums in a gradient has moved a weight by 0.4 of a step in 8 (AVX512-BF16 of AMD); a
+whole step is far from what a lost gradient would do."""
 LORA = {"rank": 4, "alpha": 8.0}
 KILLED = """
 import os, signal, sys
@@ -91,8 +94,9 @@ def test_a_split_model_trains_as_a_whole_one(tmp_path: Path, processes: int, opt
     recipe = tiny_run(tmp_path, steps=20, save_minutes=5, optim=optim)
     train(recipe)
     train_on(processes, tmp_path, f"output={tmp_path / 'split'}", SHARD, *more)
-    assert_same_run(recipe.output, tmp_path / "split")
-    assert_same_models(recipe.output, tmp_path / "split")
+    tolerance = MUON_TOLERANCE if optim is MUON else 1e-5
+    assert_same_run(recipe.output, tmp_path / "split", tolerance)
+    assert_same_models(recipe.output, tmp_path / "split", tolerance)
 
 
 @pytest.mark.dist
@@ -125,7 +129,7 @@ def test_a_checkpoint_goes_on_split_otherwise(tmp_path: Path, before: tuple[int,
     train_on(before[0], tmp_path, f"output={other}", "steps=4", before[1])
     assert Checkpoints(other / "checkpoints").steps() == [3, 4]
     train_on(after[0], tmp_path, f"output={other}", after[1])
-    assert_same_run(recipe.output, other)
+    assert_same_run(recipe.output, other, MUON_TOLERANCE)
 
 
 @pytest.mark.dist
