@@ -17,6 +17,8 @@ from tests.waiting import wait_until
 
 PATIENCE = 240.0
 """Seconds that a node may take to start: Ray's processes are many and the machine may be busy."""
+TOKEN = secrets.token_hex(32)
+"""Of all clusters of this process: Ray reads it once, so that a second cluster with another one turned the process away."""
 
 
 def free_port() -> int:
@@ -28,7 +30,7 @@ def free_port() -> int:
 @contextmanager
 def small_cluster(folder: Path) -> Iterator[str]:
     """The address of a cluster that ends with the block. It has a token of its own, so that nobody else uses it."""
-    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ.update(environment)
     address = f"127.0.0.1:{free_port()}"
     ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--num-cpus", "1"]
