@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -197,7 +198,7 @@ class Lance:
         """Results of requests of any tasks, computed together."""
         results = self.engine.run(requests)
         for notice in dict.fromkeys(notice for result in results for notice in result.notices):
-            warnings.warn(notice, LanceNotice, stacklevel=3)
+            warnings.warn(notice, LanceNotice, stacklevel=_caller())
         return results
 
     def stream(self, request: Request) -> Iterator[str]:
@@ -229,6 +230,14 @@ class Lance:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         results = self.run(self._requests(task, prompts, media, parameters))
         return [result.clip for result in results if result.clip is not None]
+
+
+def _caller() -> int:
+    """How many frames above the function that asks the first one outside this package is: whose line a warning should show."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("openlance."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _kinds(media: Sequence[Clip]) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ def test_a_prompt_outside_the_world_gives_a_picture_and_a_notice() -> None:
         picture = lance.generate_image("a corgi riding a red bycicle in Paris", num_inference_steps=1)
     assert picture.size == (128, 128)
     unknown, known = (str(warning.message) for warning in told)
+    assert {warning.filename for warning in told} == {__file__}
     assert unknown.startswith("the model has never met 'corgi', 'riding' (rising?), 'bycicle' and 'Paris'")
     assert all(name in known for name in (*SHAPES, *THINGS, *COLOURS))
     assert lance.engine.run([lance.request("t2i", 'a red circle and the word "NAVY"', num_inference_steps=1)])[0].notices == ()

@@ -69,8 +69,8 @@ def plan(model: LanceModel, binder: Binder, request: Request) -> Plan:
     limit = model.config.transformer.max_position_embeddings
     if tokens > limit:
         raise RequestError(
-            f"the request is {tokens} tokens long and the model takes {limit}: "
-            f"shorten the prompt ({len(binder.tokenizer.encode(request.prompt))} tokens), or use fewer or smaller media"
+            f"the request is {tokens} tokens long and the model takes {limit}: use fewer, smaller or shorter media, "
+            f"or shorten the prompt (it has {len(binder.tokenizer.encode(request.prompt))})"
         )
     notices += binder.known_words.notices(request.prompt) if binder.known_words else ()
     first_frame = (used[0] if used else len(history.media)) if task.clean_frames else None
