@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openlance.data.known_words import main, world_words
 from openlance.errors import LanceError
 from openlance.pipeline import Lance, LanceNotice
 from openlance.sequence.known_words import KnownWords
 from openlance.weights.hub import resolve
 from openlance.world.draw import Setting
-from openlance.world.known_words import main, world_words
 from openlance.world.palette import COLOURS, SHAPES, THINGS
 from openlance.world.splits import SPLITS
 from openlance.world.tasks import CATEGORIES, make_example

@@ -1,6 +1,6 @@
 """Every word that the world's language has, and what to tell people who use others: the `words.json` of models that speak it.
 
-python -m openlance.world.known_words FOLDER     # into a checkpoint that was trained on the world alone
+python -m openlance.data.known_words FOLDER     # into a checkpoint that was trained on the world alone
 """
 
 import argparse
