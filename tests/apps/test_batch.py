@@ -30,6 +30,15 @@ def results_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for line in lines}
 
 
+def test_a_notice_is_told_once(tiny: Cli, tmp_path: Path) -> None:
+    odd = {"task": "t2i", "prompt": "a", **SIZE, "height": 40}
+    path = write_lines(tmp_path / "in.jsonl", *({"id": name, **odd} for name in ("a", "b", "c")), {"id": "d", **odd, "width": 40})
+    run = tiny("batch", path, "--output", "out", "--batch-size", "1")
+    assert run.code == 0
+    told = [line for line in run.err.splitlines() if line.startswith("note:")]
+    assert told == [f"note: {name}: {side} 40 is not a multiple of 16: 32 is used" for name, side in (("a", "height"), ("d", "width"))]
+
+
 def test_errors_of_one_line_stop_no_other(tiny: Cli, tmp_path: Path) -> None:
     photo = tmp_path / "in" / "photo.png"
     path = write_lines(

@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if skipped:
         notice(console, f"{skipped} of {len(jobs)} requests are done already (--overwrite runs them again)")
     failures = 0
+    told: set[str] = set()
     if todo:
         work = _here if args.ray is None else _on_cluster
         with closing(work(args, console, todo, suffixes)) as finished, count_bar(console, len(todo), "requests") as advance:
@@ -86,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
                 failures += outcome.error is not None
                 _finish(args, console, results, outcome)
                 for text in each.notices:
-                    notice(console, f"{each.id}: {text}")
+                    if text not in told:  # what a model knows is a paragraph: once is enough, whoever asked beyond it
+                        notice(console, f"{each.id}: {text}")
+                    told.add(text)
                 advance()
     if wrong:
         return 2
