@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @contextmanager
 def small_cluster(folder: Path) -> Iterator[str]:
-    """The address of a cluster that ends with the block. It has a token of its own, so that nobody else uses it."""
+    """The address of a cluster that ends with the block. It asks for a token that this process alone has, so that nobody else uses it."""
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ.update(environment)
     address = f"127.0.0.1:{free_port()}"

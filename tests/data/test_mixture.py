@@ -77,6 +77,9 @@ def test_a_weight_that_cannot_be_says_why() -> None:
         Weight(1.0, {0: 2.0})
     with pytest.raises(LanceError, match=r"weight -1\.0 must be at least 0"):
         Weight(1.0, {5: -1.0})
+    for odd in (float("nan"), float("inf")):
+        with pytest.raises(LanceError, match="at least 0, and finite"):
+            Weight(odd)
     with pytest.raises(LanceError, match="the weights of all sources are 0 at step 9: raise one"):
         Mixture([Counted("a", 3), Counted("b", 3)], [Weight(1.0, {9: 0.0}), Weight(0.0, {9: 0.0, 12: 1.0})], 0)
     with pytest.raises(LanceError, match="source 'later' is empty"):

@@ -123,5 +123,7 @@ def test_what_parquet_has_no_columns_for_is_named(tmp_path: Path) -> None:
             write_parquet([good, odd], tmp_path)
     with pytest.raises(RecordError, match="have no bytes"):
         write_parquet([Record("t2i", "a", target=Medium(IMAGE, first.clip()))], tmp_path)
+    with pytest.raises(RecordError, match=r"gone\.png cannot be read"):
+        write_parquet([good, Record("t2i", "a", target=Medium(IMAGE, tmp_path / "gone.png"))], tmp_path)
     assert not list(tmp_path.iterdir())
     assert write_parquet([], tmp_path) == []

@@ -17,7 +17,7 @@ from openlance.eval.suite import SUITES, Cell
 from openlance.media.clip import Clip
 from openlance.world.draw import Setting
 from openlance.world.examples import Example
-from openlance.world.export import export
+from openlance.world.export import export, write_png
 from openlance.world.tasks import CATEGORIES, make_example
 
 CHOSEN = [
@@ -75,17 +75,10 @@ def test_scores_are_those_of_the_suites(tmp_path: Path, name: str) -> None:
         for turn, answer in zip(one.example.names, one.answers, strict=True):
             if isinstance(answer, str):
                 (tmp_path / "made" / f"{turn}.txt").write_text(answer)
-            else:  # lossless: frames one by one
-                (one_file := tmp_path / "made" / f"{turn}.png").touch()
-                save_frames(answer, one_file)
+            else:
+                write_png(answer.frames, answer.fps, tmp_path / "made" / f"{turn}.png")
     found = list(judge_outputs(read_examples(tmp_path / "world" / "examples.jsonl"), tmp_path / "made"))
     assert [[mark.score for mark in judged.marks] for judged in found] == [[mark.score for mark in marks(one)] for one in played]
-
-
-def save_frames(clip: Clip, path: Path) -> None:
-    first, *later = (clip.image(i) for i in range(clip.num_frames))
-    more = {"save_all": True, "append_images": later, "duration": 1000 / clip.fps, "blend": [i % 2 for i in range(clip.num_frames)]}
-    first.save(path, format="PNG", **(more if later else {}))
 
 
 def test_what_is_not_there_is_named_and_in_no_mean(tmp_path: Path, examples: list[Example], capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +148,16 @@ def test_examples_of_strangers_are_checked(tmp_path: Path, change: dict[str, obj
     assert len(read_examples(path)) == 1
     path.write_text(json.dumps(good) + "\n" + json.dumps(good | change) + "\n")
     with pytest.raises(LanceError, match=r"examples\.jsonl, line 2"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize("size", [{"height": 10**6}, {"width": 100}, {"num_frames": 10**9}, {"num_frames": 0}, {"fps": 0}, {"fps": 1e9}])
+def test_sizes_are_checked_before_pixels_are_drawn(tmp_path: Path, size: dict[str, float]) -> None:
+    edit = make_example("image_edit", "colour", 1).to_dict()
+    edit["turns"][0]["inputs"][0] |= size
+    path = tmp_path / "examples.jsonl"
+    path.write_text(json.dumps(edit) + "\n")
+    with pytest.raises(LanceError, match=r"line 1: .*(canvas|a clip of)"):
         read_examples(path)
 
 

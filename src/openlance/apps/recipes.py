@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from openlance.data.mixture import turning_steps
 from openlance.errors import LanceError
 from openlance.train.recipe import TrainRecipe, read_recipe, read_values
 
@@ -87,7 +88,7 @@ def _supervised(path: Path, overrides: Sequence[str]) -> Run:
 def _shares(recipe: TrainRecipe) -> dict[str, str]:
     """Of each source that is ever drawn from; where shares change, at every step from which one changes otherwise."""
     weights = {name: source.weights for name, source in recipe.sources.items()}
-    steps = sorted({0, *(step for weight in weights.values() for step in weight.later if step < recipe.steps)})
+    steps = [step for step in turning_steps(weights.values()) if step < recipe.steps]
     told: dict[str, str] = {}
     for name, weight in weights.items():
         shares = [f"{weight.at(step) / sum(other.at(step) for other in weights.values()):.1%}" for step in steps]

@@ -12,15 +12,14 @@ from openlance.sequence.known_words import QUOTED, WORD, KnownWords
 from openlance.world.draw import Setting
 from openlance.world.lexicon import names
 from openlance.world.more_phrasings import MORE
-from openlance.world.palette import BACKGROUNDS, COLOURS, PLACES, SCENERIES, SHAPES, SIZES, TEXTURES, THINGS
+from openlance.world.palette import BACKGROUNDS, COLOURS, EVENTS, MOTIONS, PLACES, SCENERIES, SHAPES, SIZES, TEXTURES, THINGS
 from openlance.world.phrasings import PHRASINGS
 from openlance.world.tasks import CATEGORIES, make_example
 
 EXAMPLES = 20
 """Of each category and ring: what joins phrasings ("and", "two", "it") is all said by then; 40 others of each add nothing."""
-MOTIONS = ("moving left, right, up, down", "growing", "shrinking", "spinning", "blinking", "bouncing", "standing still")
-EVENTS = ("appearing", "disappearing", "turning another colour", "stopping")
 LETTERS = (3, 5)
+"""Of a word in a picture."""
 
 
 def world_words() -> KnownWords:
@@ -35,11 +34,16 @@ def world_words() -> KnownWords:
         "backgrounds": tuple(BACKGROUNDS),
         "sceneries": tuple(SCENERIES),
         "places": PLACES,
-        "motions": MOTIONS,
-        "events": EVENTS,
-        "words to write": ("3 to 5 capital letters in quotes",),
+        "motions": tuple(map(_deed, MOTIONS)),
+        "events": tuple(map(_deed, EVENTS)),
+        "words to write": (f"{LETTERS[0]} to {LETTERS[1]} capital letters in quotes",),
     }
     return KnownWords(frozenset(words), knows, LETTERS)
+
+
+def _deed(name: str) -> str:
+    """How a motion or an event is said first: "moving to the left", "turning another colour"."""
+    return PHRASINGS[name][0].format(x="", c="another colour").strip().removeprefix("and then ")
 
 
 def _texts() -> Iterator[str]:

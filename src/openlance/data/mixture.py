@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import inf
 from random import Random
 from typing import Any
 
@@ -35,9 +36,9 @@ class Weight:
     def __post_init__(self) -> None:
         if min(self.later, default=1) < 1:
             raise LanceError(f"a weight changes at step {min(self.later)}: name steps from 1 on, the weight before them is `weight`")
-        least = min([self.start, *self.later.values()])
-        if least < 0:
-            raise LanceError(f"weight {least} must be at least 0")
+        wrong = [weight for weight in (self.start, *self.later.values()) if not 0 <= weight < inf]
+        if wrong:
+            raise LanceError(f"weight {wrong[0]} must be at least 0, and finite")
 
     def at(self, step: int) -> float:
         """The weight for the samples of this step; after the last named one as there."""
@@ -47,12 +48,17 @@ class Weight:
     @property
     def ever(self) -> bool:
         """Whether it is above 0 at any step."""
-        return max([self.start, *self.later.values()]) > 0
+        return any((self.start, *self.later.values()))
+
+
+def turning_steps(weights: Iterable[Weight]) -> list[int]:
+    """Step 0 and all steps that weights name, ascending: between them every weight is on a straight line."""
+    return sorted({0, *(step for weight in weights for step in weight.later)})
 
 
 def check_weights(weights: Sequence[Weight]) -> None:
-    """Raises LanceError where at some step no source has any weight. Between named steps that cannot be: sums of straight lines."""
-    for step in sorted({0, *(step for weight in weights for step in weight.later)}):
+    """Raises LanceError where at some step no source has any weight. Between turning steps that cannot be: sums of straight lines."""
+    for step in turning_steps(weights):
         if sum(weight.at(step) for weight in weights) <= 0:
             raise LanceError(f"the weights of all sources are 0 at step {step}: raise one")
 

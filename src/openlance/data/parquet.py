@@ -139,7 +139,10 @@ def _row(record: Record, layout: Layout) -> dict[str, Any]:
 
 def _bytes(medium: Medium) -> bytes:
     if isinstance(medium.source, Path):
-        return medium.source.read_bytes()
+        try:
+            return medium.source.read_bytes()
+        except OSError as error:
+            raise RecordError(f"{medium.source} cannot be read ({error.strerror}): bring it back, or leave its record out") from error
     if isinstance(medium.source, bytes):
         return medium.source
     raise RecordError("media that are drawn or decoded have no bytes: write them to files first")

@@ -12,6 +12,7 @@ from openlance.eval.rounds import Item, Played
 from openlance.eval.scores import Mark, marks
 from openlance.eval.suite import SEEN, SUITES, Cell, Suite
 from openlance.media.clip import Clip
+from openlance.sequence.tasks import find_task
 from openlance.world.examples import Example, Turn
 from openlance.world.splits import SPLITS
 from openlance.world.tasks import CATEGORIES
@@ -41,6 +42,8 @@ def read_examples(path: Path) -> list[Example]:
         try:
             example = Example.from_dict(json.loads(line))
             known = example.category in CATEGORIES.get(example.task, {}) and example.split in SPLITS and len(example.turns) > 0
+        except LanceError as error:
+            raise LanceError(f"{path}, line {number}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LanceError(
                 f"{path}, line {number} is no example of the world ({error!r}): write it with  openlance world sample"
@@ -103,7 +106,7 @@ def _answer(name: str, turn: Turn, folder: Path, texts: Mapping[str, str]) -> An
 
 def _check_size(name: str, turn: Turn, given: tuple[Clip, ...], answer: Answer) -> None:
     """An edit is compared with its source pixel by pixel."""
-    if isinstance(answer, Clip) and turn.task.endswith("edit"):
+    if isinstance(answer, Clip) and find_task(turn.task).keeps_size:
         made, source = answer.frames.shape, given[0].frames.shape
         if made != source:
             sizes = [f"{shape[2]}x{shape[1]} of {shape[0]} frames" for shape in (made, source)]

@@ -49,7 +49,7 @@ def load_pretrained(
     dtype: str | torch.dtype = "auto",
     templates: str | Path | None = None,
 ) -> tuple[LanceModel, Binder]:
-    """Model, and tokenizer and wording, of a checkpoint; `name` and `variant` as in `hub.resolve`.
+    """Model and binder (tokenizer, templates, known words) of a checkpoint; `name` and `variant` as in `hub.resolve`.
 
     `device`: `auto` takes a GPU if there is one. `dtype`: float32, bfloat16, float16, or `auto`, which is what the device
     multiplies fast: bfloat16, or float32 on processors without instructions for it (`model.precision`).

@@ -6,9 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openlance.errors import LanceError
 from openlance.world.facts import Fact, What, what_dict
 from openlance.world.render import render, render_clip
-from openlance.world.scene import Scene
+from openlance.world.scene import Scene, check_canvas
+
+MAX_FRAMES, MAX_FPS = 257, 120
+"""Of a clip that is read from a file."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,12 @@ class Medium:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "Medium":
-        """Inverse of `to_dict`."""
-        return cls(Scene.from_dict(raw["scene"]), raw["height"], raw["width"], raw["num_frames"], raw["fps"])
+        """Inverse of `to_dict`. Raises LanceError for a name that the world does not know, or a size beyond it."""
+        medium = cls(Scene.from_dict(raw["scene"]), raw["height"], raw["width"], raw["num_frames"], raw["fps"])
+        check_canvas(medium.height, medium.width)
+        if not (1 <= medium.num_frames <= MAX_FRAMES and 0 < medium.fps <= MAX_FPS):
+            raise LanceError(f"a clip of {medium.num_frames} frames at {medium.fps:g} a second: up to {MAX_FRAMES}, at up to {MAX_FPS}")
+        return medium
 
 
 @dataclass(frozen=True)

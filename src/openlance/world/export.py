@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from openlance.files import whole_file
@@ -74,12 +76,16 @@ def _kind(medium: Medium) -> str:
 
 def _save(medium: Medium, folder: Path, name: str) -> str:
     """Writes the pixels; the path is relative to the exported folder."""
-    frames = [Image.fromarray(f) for f in medium.pixels()]
-    more: dict[str, Any] = {}
-    if len(frames) > 1:
-        # equal neighbours are written as one frame unless their blending differs; on opaque frames it makes no difference otherwise
-        blends = [i % 2 for i in range(len(frames))]
-        more = {"save_all": True, "append_images": frames[1:], "duration": 1000 / medium.fps, "blend": blends}
-    with whole_file(folder / f"{name}.png") as partial:
-        frames[0].save(partial, format="PNG", **more)
+    write_png(medium.pixels(), medium.fps, folder / f"{name}.png")
     return f"{folder.name}/{name}.png"
+
+
+def write_png(frames: NDArray[np.uint8], fps: float, path: Path) -> None:
+    """One frame (1, H, W, 3) as a PNG picture, several as an animated one, without loss."""
+    first, *later = (Image.fromarray(frame) for frame in frames)
+    more: dict[str, Any] = {}
+    if later:
+        # equal neighbours are written as one frame unless their blending differs; on opaque frames it makes no difference otherwise
+        more = {"save_all": True, "append_images": later, "duration": 1000 / fps, "blend": [i % 2 for i in range(len(frames))]}
+    with whole_file(path) as partial:
+        first.save(partial, format="PNG", **more)
